@@ -1,0 +1,50 @@
+"""Errors a user can act on. Each is one line that names what, where, and the fix; the CLI shows it without a traceback."""
+
+
+class RobertError(Exception):
+    """Base of every error raised on purpose. `problem` says what and where, `fix` what to do about it."""
+
+    def __init__(self, problem: str, *, fix: str = "") -> None:
+        super().__init__(f"{problem}. {fix}" if fix else problem)
+        self.problem = problem
+        self.fix = fix
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Beam moves exceptions between processes; keyword-only arguments need telling how.
+        return (_rebuild, (type(self), self.problem, self.fix))
+
+
+def _rebuild(kind: type[RobertError], problem: str, fix: str) -> RobertError:
+    return kind(problem, fix=fix)
+
+
+class ConfigError(RobertError):
+    """A setting is wrong; the message names the field."""
+
+
+class CorpusError(RobertError):
+    """A corpus, as a whole, cannot be read: missing, empty, not Parquet, a wrong or missing column."""
+
+
+class EncoderError(RobertError):
+    """An encoder cannot be loaded or does not fit the settings."""
+
+
+class StoreError(RobertError):
+    """A shard is damaged, foreign, or cannot be written."""
+
+
+class ModelError(RobertError):
+    """A head artefact is damaged, of another kind, or does not fit the shards it is asked to score."""
+
+
+class TrainingError(RobertError):
+    """A head cannot be trained from the data given."""
+
+
+class WarehouseError(RobertError):
+    """The published table cannot be read or changed."""
+
+
+class AccountingError(RobertError):
+    """Documents in do not equal labelled plus rejected. Nothing is published."""

@@ -1,0 +1,26 @@
+"""The data contracts: what is on disk and in the warehouse, field by field, version by version.
+
+A released version never changes. A new one is a new module-level contract plus a pure upgrade function.
+Imports pyarrow and nothing else.
+"""
+
+from schemas.contract import Contract, ContractError
+from schemas.documents import DOCUMENTS
+from schemas.embeddings import EMBEDDINGS, VECTOR_DTYPES, embeddings_schema
+from schemas.predictions import PREDICTIONS
+from schemas.rejects import REJECT_REASONS, REJECTS
+
+CONTRACTS = {contract.name: contract for contract in (DOCUMENTS, EMBEDDINGS, PREDICTIONS, REJECTS)}
+
+__all__ = [
+    "CONTRACTS",
+    "DOCUMENTS",
+    "EMBEDDINGS",
+    "PREDICTIONS",
+    "REJECTS",
+    "REJECT_REASONS",
+    "VECTOR_DTYPES",
+    "Contract",
+    "ContractError",
+    "embeddings_schema",
+]
