@@ -1,6 +1,98 @@
-"""Values that pass between modules: where documents are, what was cut, what was found. Frozen; they open nothing."""
+"""Values that pass between modules: what is to be done, what was read, what was counted. Frozen; they open nothing."""
 
 from dataclasses import dataclass
-from functools import cached_property  # noqa: F401
 
 from robert_pipeline.config import fingerprint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowRange:
+    """Consecutive rows of one row group of one corpus file.
+
+    `file` is relative to the corpus root, `revision` changes when the file's content may have, `first_row` counts
+    from the row group's start and `first_file_row` from the file's.
+    """
+
+    file: str
+    revision: str
+    row_group: int
+    first_row: int
+    row_count: int
+    first_file_row: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkUnit:
+    """What one worker embeds into one shard: row ranges of one partition, and the rows in them that repeat a doc_id."""
+
+    partition: str
+    ranges: tuple[RowRange, ...]
+    duplicate_rows: tuple[tuple[str, int], ...] = ()
+    """(file, row in file) of rows whose doc_id an earlier row of the partition has."""
+    text_bytes: int
+    """Uncompressed bytes of the text column, an estimate from the files' footers."""
+
+    @property
+    def unit_id(self) -> str:
+        """Identity of the rows, from what they are and not from who reads them: 16 hexadecimal digits."""
+        places = [
+            f"{r.file}|{r.revision}|{r.row_group}|{r.first_row}|{r.row_count}|{r.first_file_row}"
+            for r in self.ranges
+        ]
+        repeats = [f"{file}|{row}" for file, row in self.duplicate_rows]
+        return fingerprint("unit/1", {"partition": self.partition, "ranges": places, "duplicates": repeats})
+
+    @property
+    def document_count(self) -> int:
+        """Rows in the unit, the ones that will be rejected among them."""
+        return sum(r.row_count for r in self.ranges)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """One readable row of a corpus."""
+
+    doc_id: str
+    text: str
+    text_hash: str
+    file: str
+    row: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reject:
+    """One row that cannot be labelled. `reason` is a key of `schemas.REJECT_REASONS`."""
+
+    doc_id: str | None
+    file: str
+    row: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What became of the rows of a unit or of a partition. Addable."""
+
+    documents: int = 0
+    embedded: int = 0
+    rejected: int = 0
+    chunks: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            documents=self.documents + other.documents,
+            embedded=self.embedded + other.embedded,
+            rejected=self.rejected + other.rejected,
+            chunks=self.chunks + other.chunks,
+            tokens=self.tokens + other.tokens,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stamp:
+    """Who made a row: the run, and the moment in microseconds since 1970 UTC."""
+
+    run_id: str
+    at_us: int
