@@ -60,7 +60,8 @@ class Chunking:
     def fingerprint(self) -> str:
         """Changes when any document could be cut differently."""
         return fingerprint(
-            "chunking/1", {"tokens": self.chunk_tokens, "overlap": self.overlap_tokens, "max": self.max_chunks}
+            "chunking/1",
+            {"tokens": self.chunk_tokens, "overlap": self.overlap_tokens, "max": self.max_chunks},
         )
 
 

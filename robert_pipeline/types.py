@@ -6,6 +6,23 @@ from robert_pipeline.config import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RowGroup:
+    """Rows and uncompressed text bytes of one row group, from the footer."""
+
+    row_count: int
+    text_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fragment:
+    """One corpus file that was found readable. `file` is relative to the corpus root."""
+
+    file: str
+    revision: str
+    row_groups: tuple[RowGroup, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RowRange:
     """Consecutive rows of one row group of one corpus file.
 
@@ -36,8 +53,7 @@ class WorkUnit:
     def unit_id(self) -> str:
         """Identity of the rows, from what they are and not from who reads them: 16 hexadecimal digits."""
         places = [
-            f"{r.file}|{r.revision}|{r.row_group}|{r.first_row}|{r.row_count}|{r.first_file_row}"
-            for r in self.ranges
+            f"{r.file}|{r.revision}|{r.row_group}|{r.first_row}|{r.row_count}|{r.first_file_row}" for r in self.ranges
         ]
         repeats = [f"{file}|{row}" for file, row in self.duplicate_rows]
         return fingerprint("unit/1", {"partition": self.partition, "ranges": places, "duplicates": repeats})

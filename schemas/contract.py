@@ -31,7 +31,8 @@ class Contract:
     def schema(self) -> pa.Schema:
         """The Arrow schema, with the contract's name and version in its metadata."""
         return pa.schema(
-            list(self.fields), metadata={NAME_KEY: self.name.encode(), VERSION_KEY: str(self.version).encode()}
+            list(self.fields),
+            metadata={NAME_KEY: self.name.encode(), VERSION_KEY: str(self.version).encode()},
         )
 
     def check(self, actual: pa.Schema, *, where: str) -> None:
@@ -51,9 +52,7 @@ def check_fields(expected: pa.Schema, actual: pa.Schema, *, where: str, contract
             raise ContractError(f"{where}: field '{wanted.name}' of contract {contract} is missing")
         if not actual.field(position).type.equals(wanted.type):
             found = actual.field(position).type
-            raise ContractError(
-                f"{where}: field '{wanted.name}' is {found}, contract {contract} says {wanted.type}"
-            )
+            raise ContractError(f"{where}: field '{wanted.name}' is {found}, contract {contract} says {wanted.type}")
     if actual.names != expected.names:
         extra = [name for name in actual.names if name not in expected.names]
         problem = f"unknown field '{extra[0]}'" if extra else "fields out of order"

@@ -12,7 +12,11 @@ def _fields(vector: pa.DataType) -> tuple[pa.Field, ...]:
         field("doc_id", pa.string(), "Identifier of the document the chunk belongs to."),
         field("text_hash", pa.string(), "SHA-256 of the document's UTF-8 text, 64 hexadecimal digits."),
         field("chunk_index", pa.int32(), "Position of the chunk in its document, from 0."),
-        field("char_start", pa.int64(), "First character of the chunk in the text (Unicode code points, from 0)."),
+        field(
+            "char_start",
+            pa.int64(),
+            "First character of the chunk in the text (Unicode code points, from 0).",
+        ),
         field("char_end", pa.int64(), "One past the last character of the chunk."),
         field("token_start", pa.int64(), "First token of the chunk in the document, special tokens not counted."),
         field("token_count", pa.int32(), "Tokens in the chunk, special tokens not counted."),

@@ -32,10 +32,22 @@ PREDICTIONS = Contract(
             pa.map_(pa.string(), pa.float64()),
             "Calibrated probability of every label of the head.",
         ),
-        field("tokens_seen", pa.int64(), "Tokens of the text that are in some chunk, special tokens not counted."),
-        field("tokens_total", pa.int64(), "Tokens of the whole text; equal to tokens_seen unless a limit was set."),
+        field(
+            "tokens_seen",
+            pa.int64(),
+            "Tokens of the text that are in some chunk, special tokens not counted.",
+        ),
+        field(
+            "tokens_total",
+            pa.int64(),
+            "Tokens of the whole text; equal to tokens_seen unless a limit was set.",
+        ),
         field("chunk_count", pa.int32(), "Chunks the document was cut into."),
-        field("passage_start", pa.int64(), "First character of the deciding passage (Unicode code points, from 0)."),
+        field(
+            "passage_start",
+            pa.int64(),
+            "First character of the deciding passage (Unicode code points, from 0).",
+        ),
         field("passage_end", pa.int64(), "One past the last character of the deciding passage."),
         field("passage_chunk_index", pa.int32(), "The chunk that is the deciding passage."),
         field(
@@ -44,7 +56,11 @@ PREDICTIONS = Contract(
             "What the deciding passage added to the logit of `candidate_label`; over all chunks the contributions "
             "sum to the logit less the bias.",
         ),
-        field("encoder_fingerprint", pa.string(), "Identity of encoder weights, tokenizer, pooling and precision."),
+        field(
+            "encoder_fingerprint",
+            pa.string(),
+            "Identity of encoder weights, tokenizer, pooling and precision.",
+        ),
         field("chunking_fingerprint", pa.string(), "Identity of chunk length, overlap and limit."),
         field("head_fingerprint", pa.string(), "Identity of head weights, labels, calibration and thresholds."),
         field("code_version", pa.string(), "Version of robert_pipeline that scored the document."),

@@ -23,7 +23,11 @@ REJECTS = Contract(
         field("partition", pa.string(), "Corpus partition of the row."),
         field("file", pa.string(), "Corpus file of the row, relative to the corpus root."),
         field("row", pa.int64(), "Row in the file, from 0."),
-        field("reason", pa.string(), "One of: " + "; ".join(f"{k} ({v})" for k, v in REJECT_REASONS.items()) + "."),
+        field(
+            "reason",
+            pa.string(),
+            "One of: " + "; ".join(f"{k} ({v})" for k, v in REJECT_REASONS.items()) + ".",
+        ),
         field("detail", pa.string(), "What exactly was found."),
         field("run_id", pa.string(), "The run that rejected the row."),
         field("rejected_at", pa.timestamp("us", tz="UTC"), "When the row was rejected."),

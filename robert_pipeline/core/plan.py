@@ -1,0 +1,95 @@
+"""Cut a partition into work units of roughly equal text.
+
+Fragments (files and their row groups) enter; work units leave, the same for the same fragments. Reads nothing.
+"""
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from robert_pipeline.types import Fragment, RowRange, WorkUnit
+
+IdRows = Iterator[tuple[str, int, bytes | None]]
+
+
+def plan_units(
+    partition: str,
+    fragments: Sequence[Fragment],
+    *,
+    unit_bytes: int,
+    duplicates: Sequence[tuple[str, int]] = (),
+) -> list[WorkUnit]:
+    """Units in corpus order, each of at most `unit_bytes` of text where rows are of even size.
+
+    Small row groups are put together, also across files; a larger one is cut into equal row counts. Every row of the
+    partition is in exactly one unit.
+    """
+    units: list[WorkUnit] = []
+    ranges: list[RowRange] = []
+    held_bytes = 0
+
+    def close() -> None:
+        nonlocal held_bytes
+        if ranges:
+            units.append(_unit(partition, tuple(ranges), held_bytes, duplicates))
+            ranges.clear()
+            held_bytes = 0
+
+    for part, part_bytes in _pieces(fragments, unit_bytes):
+        if held_bytes + part_bytes > unit_bytes:
+            close()
+        ranges.append(part)
+        held_bytes += part_bytes
+    close()
+    return units
+
+
+def _pieces(fragments: Sequence[Fragment], unit_bytes: int) -> Iterator[tuple[RowRange, int]]:
+    for fragment in fragments:
+        first_file_row = 0
+        for index, group in enumerate(fragment.row_groups):
+            count = min(max(1, -(-group.text_bytes // unit_bytes)), max(1, group.row_count))
+            edges = [group.row_count * i // count for i in range(count + 1)]
+            for start, stop in zip(edges, edges[1:], strict=False):
+                if stop > start:
+                    piece = RowRange(
+                        file=fragment.file,
+                        revision=fragment.revision,
+                        row_group=index,
+                        first_row=start,
+                        row_count=stop - start,
+                        first_file_row=first_file_row + start,
+                    )
+                    yield piece, group.text_bytes * (stop - start) // group.row_count
+            first_file_row += group.row_count
+
+
+def _unit(
+    partition: str, ranges: tuple[RowRange, ...], text_bytes: int, duplicates: Sequence[tuple[str, int]]
+) -> WorkUnit:
+    own = tuple(
+        (file, row)
+        for file, row in duplicates
+        if any(r.file == file and r.first_file_row <= row < r.first_file_row + r.row_count for r in ranges)
+    )
+    return WorkUnit(partition=partition, ranges=ranges, duplicate_rows=own, text_bytes=text_bytes)
+
+
+def repeated_ids(read_ids: Callable[[], IdRows]) -> list[tuple[str, int]]:
+    """(file, row) of every row whose doc_id an earlier row has. Eight bytes of memory a row.
+
+    `read_ids` is called a second time only where 64-bit hashes repeat, to compare the ids themselves.
+    """
+    hashes = array("q", (hash(doc_id) if doc_id else 0 for _, _, doc_id in read_ids()))
+    values, counts = np.unique(np.frombuffer(hashes, np.int64), return_counts=True)
+    suspects = set(values[counts > 1].tolist())
+    seen: set[bytes] = set()
+    repeats: list[tuple[str, int]] = []
+    if suspects - {0}:
+        for file, row, doc_id in read_ids():
+            if doc_id and hash(doc_id) in suspects:
+                if doc_id in seen:
+                    repeats.append((file, row))
+                seen.add(doc_id)
+    return repeats

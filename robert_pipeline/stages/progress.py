@@ -1,0 +1,36 @@
+"""How far the work of this process is: workers report, a listener in the same process may show it.
+
+On an engine whose workers are other processes nobody listens, and progress is what exists in the store.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Done:
+    """Work finished since the last report."""
+
+    documents: int = 0
+    tokens: int = 0
+
+
+Listener = Callable[[Done], None]
+_listeners: list[Listener] = []
+
+
+def report(done: Done) -> None:
+    """Tell whoever listens in this process."""
+    for listener in list(_listeners):
+        listener(done)
+
+
+@contextlib.contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Have `listener` called, from the worker's thread, while the block runs."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)

@@ -1,0 +1,1 @@
+"""Bytes at rest: corpora, the embedding store, model artefacts, warehouse sinks."""

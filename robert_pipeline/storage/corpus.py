@@ -1,0 +1,235 @@
+"""Read a corpus: Parquet files in a folder, one partition a sub-folder; or one Parquet file.
+
+An address enters; partitions, fragments and documents leave. What concerns the whole corpus raises CorpusError before
+any row is read; a row that cannot be labelled leaves as a Reject. Never cuts or skips a row in silence.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from robert_pipeline.config import Columns, text_hash
+from robert_pipeline.errors import CorpusError
+from robert_pipeline.storage.files import FileEntry, Files
+from robert_pipeline.types import Document, Fragment, Reject, RowGroup, WorkUnit
+
+WHOLE_CORPUS = "all"
+"""The partition of files that lie in no sub-folder."""
+
+BATCH_ROWS = 64
+"""Rows decoded at once: a small Parquet file can hold gigabytes of text."""
+
+Values = list[bytes | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corpus:
+    """A corpus found at an address, its columns named."""
+
+    files: Files
+    columns: Columns
+    entries: tuple[FileEntry, ...]
+
+    def partitions(self) -> list[str]:
+        """Names of the partitions, sorted: the folders below the root that hold files."""
+        return sorted({_partition_of(entry.path) for entry in self.entries})
+
+    def fragments(self, partition: str) -> list[Fragment]:
+        """The partition's files, in name order, with their row groups. Raises CorpusError, naming file and column."""
+        entries = [entry for entry in self.entries if _partition_of(entry.path) == partition]
+        if not entries:
+            known = self.partitions()
+            shown = ", ".join(known[:5]) + (", …" if len(known) > 5 else "")
+            raise CorpusError(f"corpus {self.files.describe()} has no partition '{partition}'", fix=f"It has: {shown}")
+        fragments = [self._fragment(entry) for entry in entries]
+        if not any(group.row_count for fragment in fragments for group in fragment.row_groups):
+            raise CorpusError(
+                f"partition '{partition}' of corpus {self.files.describe()} holds no rows",
+                fix="Write its files again, or leave the partition out",
+            )
+        return fragments
+
+    def _fragment(self, entry: FileEntry) -> Fragment:
+        with self._parquet(entry.path) as file:
+            schema = file.schema_arrow
+            for column in (self.columns.doc_id, self.columns.text):
+                self._check_column(entry.path, schema, column)
+            text = [file.schema.column(i).path for i in range(len(file.schema.names))].index(self.columns.text)
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            return Fragment(
+                file=entry.path,
+                revision=entry.revision,
+                row_groups=tuple(
+                    RowGroup(row_count=g.num_rows, text_bytes=g.column(text).total_uncompressed_size) for g in groups
+                ),
+            )
+
+    def _check_column(self, file: str, schema: pa.Schema, column: str) -> None:
+        place = self.files.describe(file)
+        option = "doc-id" if column == self.columns.doc_id else "text"
+        if schema.names.count(column) != 1:
+            fault = "has no column" if column not in schema.names else "has more than one column"
+            raise CorpusError(
+                f"{place} {fault} '{column}'",
+                fix=f"Name the right one with --{option}-column; the file has: {', '.join(schema.names[:12])}",
+            )
+        kind = schema.field(column).type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        textual = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, *_BINARY)
+        allowed = (*textual, pa.types.is_integer) if column == self.columns.doc_id else textual
+        if not any(check(kind) for check in allowed):
+            wanted = "text or integer" if column == self.columns.doc_id else "text"
+            raise CorpusError(
+                f"column '{column}' of {place} is {kind}, not {wanted}",
+                fix=f"Cast it to string, or name another one with --{option}-column",
+            )
+
+    def _parquet(self, file: str) -> pq.ParquetFile:
+        place = self.files.describe(file)
+        try:
+            # Neither whole row groups nor unchecked pages: both files and memory can be worse than they look.
+            return pq.ParquetFile(
+                self.files.open(file), pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True
+            )
+        except pa.ArrowInvalid as error:
+            raise CorpusError(
+                f"{place} is not a Parquet file: {_first_line(error)}",
+                fix="Remove it, or turn it into a corpus with `robert import`",
+            ) from error
+        except OSError as error:
+            raise CorpusError(f"{place} cannot be read: {_first_line(error)}", fix="Restore the file") from error
+
+    def doc_ids(self, fragments: Sequence[Fragment]) -> Iterator[tuple[str, int, bytes | None]]:
+        """(file, row in file, doc_id) of every row, in corpus order; reads no text."""
+        for fragment in fragments:
+            row = 0
+            for batch in self._batches(fragment.file, list(range(len(fragment.row_groups))), [self.columns.doc_id]):
+                for doc_id in _values(batch.column(0)):
+                    yield fragment.file, row, doc_id
+                    row += 1
+
+    def labels(self, partition: str) -> Iterator[tuple[str, str | None]]:
+        """(doc_id, true label) of every row that has a readable id. Raises CorpusError where there is no label column."""
+        for fragment in self.fragments(partition):
+            columns = [self.columns.doc_id, self.columns.label]
+            with self._parquet(fragment.file) as file:
+                if self.columns.label not in file.schema_arrow.names:
+                    raise CorpusError(
+                        f"{self.files.describe(fragment.file)} has no column '{self.columns.label}'",
+                        fix="Name the column that holds the true labels with --label-column",
+                    )
+            for batch in self._batches(fragment.file, list(range(len(fragment.row_groups))), columns):
+                for doc_id, label in zip(_values(batch.column(0)), _values(batch.column(1)), strict=True):
+                    if doc_id is not None:
+                        yield _decode(doc_id) or "", None if label is None else _decode(label)
+
+    def read(self, unit: WorkUnit) -> Iterator[Document | Reject]:
+        """Every row of a work unit, in order, as a document or as a reject. Streams; holds one small batch."""
+        repeats = set(unit.duplicate_rows)
+        for part in unit.ranges:
+            row_in_group = 0
+            last = part.first_row + part.row_count
+            for batch in self._batches(part.file, [part.row_group], [self.columns.doc_id, self.columns.text]):
+                ids, texts = _values(batch.column(0)), _values(batch.column(1))
+                for doc_id, text in zip(ids, texts, strict=True):
+                    if part.first_row <= row_in_group < last:
+                        row = part.first_file_row + row_in_group - part.first_row
+                        yield _read_row(doc_id, text, part.file, row, repeated=(part.file, row) in repeats)
+                    row_in_group += 1
+                if row_in_group >= last:
+                    break
+
+    def _batches(self, file: str, row_groups: list[int], columns: list[str]) -> Iterator[pa.RecordBatch]:
+        try:
+            with self._parquet(file) as parquet:
+                for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=row_groups, columns=columns):
+                    yield batch.select(columns)
+        except (pa.ArrowException, OSError) as error:
+            raise CorpusError(
+                f"{self.files.describe(file)} is damaged: {_first_line(error)}",
+                fix="Restore the file and run again",
+            ) from error
+
+
+_BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+
+
+def open_corpus(uri: str, columns: Columns) -> Corpus:
+    """Find the corpus at a folder or a file. Raises CorpusError where there is none, or where it holds other files."""
+    files = Files(uri)
+    kind = files.kind()
+    if kind == pafs.FileType.NotFound:
+        raise CorpusError(f"corpus {uri} does not exist", fix="Give a folder of Parquet files or one Parquet file")
+    if kind == pafs.FileType.File:
+        parent, _, name = uri.rpartition("/")
+        files = Files(parent or ".")
+        return Corpus(files=files, columns=columns, entries=(files.entry(name),))
+    entries = tuple(entry for entry in files.list() if not _is_hidden(entry.path))
+    for entry in entries:
+        if PurePosixPath(entry.path).suffix not in (".parquet", ".pq"):
+            raise CorpusError(
+                f"{files.describe(entry.path)} is not a Parquet file",
+                fix="Remove it, name it *.parquet if it is one, or turn it into a corpus with `robert import`",
+            )
+    if not entries:
+        raise CorpusError(f"corpus {uri} holds no Parquet file", fix="Make one with `robert import`")
+    return Corpus(files=files, columns=columns, entries=entries)
+
+
+def _partition_of(path: str) -> str:
+    folder, _, _ = path.rpartition("/")
+    return folder or WHOLE_CORPUS
+
+
+def _is_hidden(path: str) -> bool:
+    # Engines leave _SUCCESS, _metadata and .crc files beside the data.
+    return any(part.startswith(("_", ".")) for part in path.split("/"))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")
+
+
+def _values(column: pa.Array) -> Values:
+    """A column as bytes: Arrow does not check that its strings are UTF-8, and Python would stop at the first that is not."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_primitive(column.type):
+        column = column.cast(pa.string())
+    values: Values = column.cast(pa.large_binary()).to_pylist()
+    return values
+
+
+def _decode(value: bytes) -> str | None:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _read_row(doc_id: bytes | None, text: bytes | None, file: str, row: int, *, repeated: bool) -> Document | Reject:
+    name = None if doc_id is None else _decode(doc_id)
+
+    def reject(reason: str, detail: str) -> Reject:
+        return Reject(doc_id=name, file=file, row=row, reason=reason, detail=detail)
+
+    if doc_id is None or not doc_id:
+        return reject("null_doc_id", "doc_id is null" if doc_id is None else "doc_id is empty")
+    if name is None:
+        return reject("invalid_utf8", f"doc_id is not UTF-8: {doc_id[:40]!r}")
+    if repeated:
+        return reject("duplicate_doc_id", f"an earlier row of the partition has doc_id '{name}'")
+    if text is None:
+        return reject("null_text", "text is null")
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError as error:
+        return reject("invalid_utf8", f"text is not UTF-8: byte {error.start} is 0x{text[error.start]:02x}")
+    if not decoded.strip():
+        return reject("empty_text", f"text has {len(decoded)} characters, none of them visible")
+    return Document(doc_id=name, text=decoded, text_hash=text_hash(text), file=file, row=row)

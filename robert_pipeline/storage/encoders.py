@@ -1,0 +1,217 @@
+"""Find, identify and load an encoder: a folder in Hugging Face layout, or a hub name.
+
+A source enters; its identity (hashes of what decides a vector) or the loaded model leaves. Reads safetensors only and
+never runs code that comes with a checkpoint.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robert_pipeline.config import Chunking, EncoderSource, fingerprint
+from robert_pipeline.errors import ConfigError, EncoderError
+
+if TYPE_CHECKING:
+    from robert_pipeline.core.encoder import Encoder, Pooled
+    from robert_pipeline.core.tokenize import Tokenizer
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
+POOLING_FILE = "1_Pooling/config.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderIdentity:
+    """What an encoder is, found without loading it."""
+
+    folder: Path
+    fingerprint: str
+    pooling: "Pooled"
+    precision: str
+    dimension: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedEncoder:
+    """An encoder ready to run, with its tokenizer."""
+
+    identity: EncoderIdentity
+    encoder: "Encoder"
+    tokenizer: "Tokenizer"
+    max_chunk_tokens: int
+    """Longest chunk the model takes, special tokens not counted."""
+
+    def check_fits(self, chunking: Chunking) -> None:
+        """Raise ConfigError where chunks are longer than the model reads."""
+        if chunking.chunk_tokens > self.max_chunk_tokens:
+            raise ConfigError(
+                f"chunking.chunk_tokens is {chunking.chunk_tokens}, but encoder {self.identity.folder} reads at most "
+                f"{self.max_chunk_tokens} beside its {self.tokenizer.special_token_count} special tokens",
+                fix=f"Give --chunk-tokens {self.max_chunk_tokens} or less",
+            )
+
+
+def identify_encoder(source: EncoderSource) -> EncoderIdentity:
+    """Hash what decides a vector: configuration, weights, tokenizer, pooling, precision. Raises EncoderError."""
+    folder = _find(source)
+    config = _read_json(folder / "config.json")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise EncoderError(
+            f"encoder {folder} has no *.safetensors weights",
+            fix="Convert it with transformers' save_pretrained; pickled weights are never loaded",
+        )
+    pooling = _pooling(source, folder)
+    precision = _precision(source)
+    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return EncoderIdentity(
+        folder=folder,
+        fingerprint=fingerprint(
+            "encoder/1",
+            {
+                "config": _sha256(folder / "config.json"),
+                "weights": [_sha256(path) for path in weights],
+                "tokenizer": [f"{path.name} {_sha256(path)}" for path in tokenizer],
+                "pooling": pooling,
+                "precision": precision,
+            },
+        ),
+        pooling=pooling,
+        precision=precision,
+        dimension=int(config.get("hidden_size") or config.get("dim") or 0),
+    )
+
+
+def load_encoder(source: EncoderSource) -> LoadedEncoder:
+    """Load model and tokenizer onto the CUDA device where there is one, else the CPU. Raises EncoderError."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    from robert_pipeline.core.encoder import Encoder
+    from robert_pipeline.core.tokenize import Tokenizer
+
+    identity = identify_encoder(source)
+    transformers_logging.disable_progress_bar()
+    try:
+        model, report = AutoModel.from_pretrained(
+            identity.folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=getattr(torch, identity.precision),
+            output_loading_info=True,
+            local_files_only=True,
+        )
+        loaded = AutoTokenizer.from_pretrained(identity.folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise EncoderError(
+            f"encoder {identity.folder} cannot be loaded: {first}",
+            fix="Give a BERT-family checkpoint that is whole",
+        ) from error
+    _check_weights(identity, report["missing_keys"])
+    if not getattr(loaded, "is_fast", False):
+        raise EncoderError(
+            f"encoder {identity.folder} has no fast tokenizer (tokenizer.json)",
+            fix="Save it once with AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+        )
+    pad_id = int(loaded.pad_token_id or 0)
+    tokenizer = Tokenizer(loaded.backend_tokenizer, pad_id=pad_id)
+    return LoadedEncoder(
+        identity=identity,
+        encoder=Encoder(
+            model,
+            pooling=identity.pooling,
+            pad_id=pad_id,
+            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        ),
+        tokenizer=tokenizer,
+        max_chunk_tokens=_max_sequence_tokens(model.config, int(loaded.model_max_length), pad_id)
+        - tokenizer.special_token_count,
+    )
+
+
+def _find(source: EncoderSource) -> Path:
+    folder = Path(source.name).expanduser()
+    if folder.is_dir():
+        return folder.absolute()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    patterns = ["config.json", "*.safetensors", POOLING_FILE, *TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=patterns))
+    except (OSError, ValueError, HFValidationError) as error:
+        raise EncoderError(
+            f"encoder '{source.name}' is neither a folder nor to be had from the Hugging Face hub: "
+            f"{type(error).__name__}",
+            fix="Check the spelling, or give a folder with config.json, *.safetensors and a tokenizer",
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise EncoderError(
+            f"encoder {path.parent} has no {path.name}", fix="Give a folder in Hugging Face layout"
+        ) from error
+    except ValueError as error:
+        raise EncoderError(f"{path} is not JSON", fix="Restore the checkpoint") from error
+    if not isinstance(content, dict):
+        raise EncoderError(f"{path} is not a JSON object", fix="Restore the checkpoint")
+    return content
+
+
+def _pooling(source: EncoderSource, folder: Path) -> "Pooled":
+    if source.pooling != "auto":
+        return source.pooling
+    if (folder / POOLING_FILE).is_file():
+        stated = _read_json(folder / POOLING_FILE)
+        if stated.get("pooling_mode_cls_token") or stated.get("pooling_mode") == "cls":
+            return "cls"
+    return "mean"
+
+
+def _precision(source: EncoderSource) -> str:
+    if source.precision != "auto":
+        return source.precision
+    import torch
+
+    from robert_pipeline.core.encoder import fast_precision
+
+    return fast_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _check_weights(identity: EncoderIdentity, missing: list[str]) -> None:
+    # Weights that the checkpoint lacks are filled with random numbers: a vector of noise, without a word.
+    lacking = [key for key in missing if identity.pooling == "pooler" or not key.startswith("pooler.")]
+    if lacking:
+        raise EncoderError(
+            f"encoder {identity.folder} lacks weights, '{sorted(lacking)[0]}' first of {len(lacking)}",
+            fix="Give a whole checkpoint; a model without a trained pooler needs pooling 'mean' or 'cls'",
+        )
+
+
+def _max_sequence_tokens(config: object, tokenizer_limit: int, pad_id: int) -> int:
+    positions = int(getattr(config, "max_position_embeddings", tokenizer_limit))
+    if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
+        positions -= pad_id + 1  # these count positions from the padding id
+    return min(positions, tokenizer_limit)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

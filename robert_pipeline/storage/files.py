@@ -1,0 +1,168 @@
+"""A folder, on a local disk or an object store, in which a file is either whole or absent.
+
+Takes paths relative to the folder, separated by '/'. Never leaves a half-written file under a name that a reader uses:
+locally a file is written beside its place, synced and renamed; on an object store an upload becomes visible when complete.
+"""
+
+import contextlib
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from robert_pipeline.errors import ConfigError, StoreError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileEntry:
+    """A file under a folder. `revision` changes when its content may have: from size and modification time."""
+
+    path: str
+    size_bytes: int
+    revision: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """A folder given by a local path or a URI that pyarrow understands (file, s3, gs). Pickles as its address."""
+
+    uri: str
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Files, (self.uri,))
+
+    @cached_property
+    def _resolved(self) -> tuple[pafs.FileSystem, str]:
+        try:
+            if "://" in self.uri:
+                filesystem, root = pafs.FileSystem.from_uri(self.uri)
+            else:
+                filesystem, root = pafs.LocalFileSystem(), str(Path(self.uri).expanduser().absolute())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ConfigError(f"'{self.uri}' is not an address: {error}", fix="Give a path, s3:// or gs://") from error
+        return filesystem, root.rstrip("/") or "/"
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """The pyarrow file system the folder is on."""
+        return self._resolved[0]
+
+    @property
+    def root(self) -> str:
+        """The folder's path on its file system."""
+        return self._resolved[1]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on this machine's disks."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def full_path(self, path: str) -> str:
+        """`path` as the file system wants it."""
+        return f"{self.root}/{path}" if path else self.root
+
+    def describe(self, path: str = "") -> str:
+        """`path` as a person wants to read it."""
+        return f"{self.uri.rstrip('/')}/{path}" if path else self.uri
+
+    def kind(self, path: str = "") -> pafs.FileType:
+        """File, Directory or NotFound."""
+        return self.filesystem.get_file_info(self.full_path(path)).type
+
+    def exists(self, path: str) -> bool:
+        """Whether a whole file is there."""
+        return self.kind(path) == pafs.FileType.File
+
+    def list(self, folder: str = "") -> list[FileEntry]:
+        """Every file below `folder`, sorted by path; temporary files are not shown. Empty where there is no folder."""
+        selector = pafs.FileSelector(self.full_path(folder), recursive=True, allow_not_found=True)
+        entries = [
+            FileEntry(
+                path=info.path[len(self.root) :].lstrip("/"),
+                size_bytes=info.size,
+                revision=f"{info.size}-{info.mtime_ns}",
+            )
+            for info in self.filesystem.get_file_info(selector)
+            if info.type == pafs.FileType.File and not info.base_name.endswith(TEMPORARY_SUFFIX)
+        ]
+        return sorted(entries, key=lambda entry: entry.path)
+
+    def entry(self, path: str) -> FileEntry:
+        """One file's entry. Raises FileNotFoundError."""
+        info = self.filesystem.get_file_info(self.full_path(path))
+        if info.type != pafs.FileType.File:
+            raise FileNotFoundError(self.describe(path))
+        return FileEntry(path=path, size_bytes=info.size, revision=f"{info.size}-{info.mtime_ns}")
+
+    def open(self, path: str) -> pa.NativeFile:
+        """Open for random reading. Raises FileNotFoundError."""
+        return self.filesystem.open_input_file(self.full_path(path))
+
+    def read_bytes(self, path: str) -> bytes:
+        """A small file, whole."""
+        with self.open(path) as source:
+            return bytes(source.read())
+
+    def write_bytes(self, path: str, content: bytes) -> None:
+        """Put a small file in place, whole or not at all."""
+        with self.writing(path) as temporary:
+            temporary.write_bytes(content)
+
+    @contextlib.contextmanager
+    def writing(self, path: str) -> Iterator[Path]:
+        """Give a local file to fill; put it in place when the block ends well, remove it when it does not.
+
+        Raises StoreError where the disk is full or the place cannot be written.
+        """
+        place = self.full_path(path)
+        if self.is_local:
+            temporary = Path(f"{place}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+            make_parent = temporary.parent
+        else:
+            temporary = Path(tempfile.gettempdir()) / f"robert-{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+            make_parent = None
+        try:
+            if make_parent is not None:
+                make_parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if self.is_local:
+                _replace_synced(temporary, Path(place))
+            else:
+                self._upload(temporary, place)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.describe(path)}: {error.strerror or error}",
+                fix="Free space or fix the permissions and run again; what was there before is unchanged",
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _upload(self, source: Path, place: str) -> None:
+        with source.open("rb") as content, self.filesystem.open_output_stream(place) as target:
+            while piece := content.read(8 << 20):
+                target.write(piece)
+
+    def delete(self, path: str) -> None:
+        """Remove a file; one that is not there is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(self.full_path(path))
+
+
+def _replace_synced(temporary: Path, place: Path) -> None:
+    """Rename so that after a power cut the name holds the old content or the new, whole."""
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    temporary.replace(place)
+    folder = os.open(place.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
