@@ -1,1 +1,1 @@
-"""What proves the speed: each benchmark runs its peers or its ceiling beside the product, in one process after another."""
+"""What proves the speed: each benchmark runs its peers or its ceiling beside the product."""

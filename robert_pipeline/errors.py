@@ -1,4 +1,4 @@
-"""Errors a user can act on. Each is one line that names what, where, and the fix; the CLI shows it without a traceback."""
+"""Errors a user can act on: one line that names what, where, and the fix, shown without a traceback."""
 
 
 class RobertError(Exception):

@@ -1,4 +1,4 @@
-"""Embeddings, version 1: one row per chunk, in document order. The width and dtype of the vector depend on the encoder."""
+"""Embeddings, version 1: one row per chunk, in document order. Width and dtype of the vector follow the encoder."""
 
 import pyarrow as pa
 

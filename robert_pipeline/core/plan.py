@@ -5,6 +5,7 @@ Fragments (files and their row groups) enter; work units leave, the same for the
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def _pieces(fragments: Sequence[Fragment], unit_bytes: int) -> Iterator[tuple[Ro
         for index, group in enumerate(fragment.row_groups):
             count = min(max(1, -(-group.text_bytes // unit_bytes)), max(1, group.row_count))
             edges = [group.row_count * i // count for i in range(count + 1)]
-            for start, stop in zip(edges, edges[1:], strict=False):
+            for start, stop in pairwise(edges):
                 if stop > start:
                     piece = RowRange(
                         file=fragment.file,

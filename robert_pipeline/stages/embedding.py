@@ -51,7 +51,7 @@ class EmbedJob:
 
 @lru_cache(maxsize=1)
 def worker_encoder(source: EncoderSource, expected_fingerprint: str) -> LoadedEncoder:
-    """The encoder of this process, loaded once. Raises EncoderError where it is not the one the run was planned with."""
+    """The encoder of this process, loaded once. Raises EncoderError where the run was planned with another."""
     loaded = load_encoder(source)
     if loaded.identity.fingerprint != expected_fingerprint:
         raise EncoderError(

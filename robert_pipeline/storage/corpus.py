@@ -114,7 +114,7 @@ class Corpus:
                     row += 1
 
     def labels(self, partition: str) -> Iterator[tuple[str, str | None]]:
-        """(doc_id, true label) of every row that has a readable id. Raises CorpusError where there is no label column."""
+        """(doc_id, true label) of every row with a readable id. Raises CorpusError where there is no label column."""
         for fragment in self.fragments(partition):
             columns = [self.columns.doc_id, self.columns.label]
             with self._parquet(fragment.file) as file:
@@ -196,7 +196,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _values(column: pa.Array) -> Values:
-    """A column as bytes: Arrow does not check that its strings are UTF-8, and Python would stop at the first that is not."""
+    """A column as bytes: Arrow does not check that strings are UTF-8, and Python stops at the first that is not."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_primitive(column.type):

@@ -90,7 +90,7 @@ def identify_encoder(source: EncoderSource) -> EncoderIdentity:
         ),
         pooling=pooling,
         precision=precision,
-        dimension=int(config.get("hidden_size") or config.get("dim") or 0),
+        dimension=_dimension(folder, config),
     )
 
 
@@ -104,7 +104,7 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
     from robert_pipeline.core.tokenize import Tokenizer
 
     identity = identify_encoder(source)
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model, report = AutoModel.from_pretrained(
             identity.folder,
@@ -173,6 +173,13 @@ def _read_json(path: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise EncoderError(f"{path} is not a JSON object", fix="Restore the checkpoint")
     return content
+
+
+def _dimension(folder: Path, config: dict[str, object]) -> int:
+    for name in ("hidden_size", "dim", "d_model"):
+        if isinstance(width := config.get(name), int):
+            return width
+    raise EncoderError(f"{folder / 'config.json'} has no 'hidden_size'", fix="Give a BERT-family checkpoint")
 
 
 def _pooling(source: EncoderSource, folder: Path) -> "Pooled":

@@ -1,7 +1,8 @@
 """A folder, on a local disk or an object store, in which a file is either whole or absent.
 
-Takes paths relative to the folder, separated by '/'. Never leaves a half-written file under a name that a reader uses:
-locally a file is written beside its place, synced and renamed; on an object store an upload becomes visible when complete.
+Takes paths relative to the folder, separated by '/'. Never leaves a half-written file under a name that a reader
+uses: locally a file is written beside its place, synced and renamed; an upload to an object store becomes visible when
+it is complete.
 """
 
 import contextlib
@@ -79,7 +80,7 @@ class Files:
 
     def exists(self, path: str) -> bool:
         """Whether a whole file is there."""
-        return self.kind(path) == pafs.FileType.File
+        return bool(self.kind(path) == pafs.FileType.File)
 
     def list(self, folder: str = "") -> list[FileEntry]:
         """Every file below `folder`, sorted by path; temporary files are not shown. Empty where there is no folder."""

@@ -127,7 +127,7 @@ def _chunk_table(rows: pa.Table) -> ChunkTable:
 
 
 class ShardWriter:
-    """Writes one shard to a local file, a row group at a time; `close` puts the header in. Each table holds whole documents."""
+    """Writes one shard to a local file, a row group of whole documents at a time; `close` puts the header in."""
 
     def __init__(self, place: Path, *, dimension: int, vector_dtype: str) -> None:
         self.schema = embeddings_schema(dimension, vector_dtype)
