@@ -75,7 +75,7 @@ class EncoderSource:
     else float32; it is part of the encoder's fingerprint, so pin it when machines of both kinds share a store.
     """
 
-    name: str
+    name: str = "sentence-transformers/all-MiniLM-L6-v2"
     revision: str | None = None
     pooling: Pooling = "auto"
     precision: Precision = "auto"
@@ -113,20 +113,23 @@ class Embedding:
 class Warehouse:
     """Where labelled tables are published. `uri` is the sink's own address: a folder, a catalog, a database."""
 
-    uri: str
+    uri: str = "warehouse"
     sink: Literal["iceberg"] = "iceberg"
     namespace: str = "robert"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """Everything a run needs to know, and nothing it finds out for itself."""
+    """Everything a run needs to know, and nothing it finds out for itself.
+
+    `corpus`, `store` and the warehouse are local paths or object-store addresses; `model` is the folder of the head.
+    """
 
     corpus: str
-    store: str
-    warehouse: Warehouse
-    encoder: EncoderSource
-    model: str
+    store: str = "store"
+    model: str = "model"
+    warehouse: Warehouse = field(default_factory=Warehouse)
+    encoder: EncoderSource = field(default_factory=EncoderSource)
     columns: Columns = field(default_factory=Columns)
     chunking: Chunking = field(default_factory=Chunking)
     embedding: Embedding = field(default_factory=Embedding)

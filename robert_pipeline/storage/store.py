@@ -3,6 +3,7 @@
 embeddings/<encoder>-<chunking>-<dtype>/<partition>/<unit>.parquet
 rejects/<encoder>-<chunking>-<dtype>/<partition>/<unit>.parquet        written before its embedding shard
 predictions/<head>/<encoder>-<chunking>-<dtype>/<partition>/<unit>.parquet
+unscored/<head>/<encoder>-<chunking>-<dtype>/<partition>/<unit>.parquet    rejects of scoring, before predictions
 """
 
 from dataclasses import dataclass
@@ -46,6 +47,10 @@ class Store:
         """Place of a unit's prediction shard."""
         return f"predictions/{head_fingerprint}/{key.folder}/{partition_folder(partition)}/{unit_id}.parquet"
 
+    def unscored_path(self, head_fingerprint: str, key: EmbeddingKey, partition: str, unit_id: str) -> str:
+        """Place of the rows of a unit that could not be scored; there is no file where there are none."""
+        return f"unscored/{head_fingerprint}/{key.folder}/{partition_folder(partition)}/{unit_id}.parquet"
+
     def present(self, paths: list[str]) -> set[str]:
         """Those of `paths`, all of one folder, that exist: one listing, however many there are."""
         if not paths:
@@ -61,11 +66,9 @@ def open_store(uri: str) -> Store:
 
 def partition_folder(partition: str) -> str:
     """A partition's name as one safe folder name; different names never share one."""
-    name = (
-        quote(partition, safe="=-_ ,+").replace(".", "%2E")
-        if partition.startswith(".")
-        else quote(partition, safe="=-_ ,+")
-    )
+    name = quote(partition, safe="=-_ ,+")
+    if name.startswith("."):
+        name = name.replace(".", "%2E")  # '.', '..' and hidden names
     if len(name) <= LONGEST_FOLDER_NAME:
         return name
     return f"{name[:100]}~{fingerprint('partition', {'name': partition})}"

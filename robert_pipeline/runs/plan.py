@@ -1,0 +1,89 @@
+"""What there is to embed: the work units of some partitions, and which of them have their shard already.
+
+Reads footers and the doc_id column; never a text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robert_pipeline.config import Settings
+from robert_pipeline.core.plan import plan_units, repeated_ids
+from robert_pipeline.stages.embedding import EmbedJob
+from robert_pipeline.storage.corpus import Corpus, open_corpus
+from robert_pipeline.storage.encoders import identify_encoder
+from robert_pipeline.storage.store import open_store
+from robert_pipeline.types import WorkUnit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartitionPlan:
+    """The units of one partition; `missing` are those without a shard."""
+
+    partition: str
+    units: tuple[WorkUnit, ...]
+    missing: tuple[WorkUnit, ...]
+
+    @property
+    def document_count(self) -> int:
+        """Rows of the partition, the ones that will be rejected among them."""
+        return sum(unit.document_count for unit in self.units)
+
+    @property
+    def text_bytes(self) -> int:
+        """Uncompressed text, from the files' footers."""
+        return sum(unit.text_bytes for unit in self.units)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Some partitions of one corpus, for one encoder and one way of chunking."""
+
+    job: EmbedJob
+    partitions: tuple[PartitionPlan, ...]
+
+    @property
+    def missing(self) -> list[WorkUnit]:
+        """Units to embed, in corpus order."""
+        return [unit for partition in self.partitions for unit in partition.missing]
+
+    @property
+    def document_count(self) -> int:
+        """Rows of all partitions."""
+        return sum(partition.document_count for partition in self.partitions)
+
+
+def list_partitions(settings: Settings) -> list[str]:
+    """The corpus' partitions, sorted. Raises CorpusError."""
+    return open_corpus(settings.corpus, settings.columns).partitions()
+
+
+def plan(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) -> Plan:
+    """Plan the named partitions, or all. Raises CorpusError or EncoderError before any work is done."""
+    corpus = open_corpus(settings.corpus, settings.columns)
+    job = EmbedJob(
+        corpus=settings.corpus,
+        columns=settings.columns,
+        store=settings.store,
+        encoder=settings.encoder,
+        encoder_fingerprint=identify_encoder(settings.encoder).fingerprint,
+        chunking=settings.chunking,
+        embedding=settings.embedding,
+        run_id=run_id,
+    )
+    names = list(partitions) or corpus.partitions()
+    return Plan(job=job, partitions=tuple(_plan_partition(corpus, job, name) for name in names))
+
+
+def _plan_partition(corpus: Corpus, job: EmbedJob, partition: str) -> PartitionPlan:
+    fragments = corpus.fragments(partition)
+    units = plan_units(
+        partition,
+        fragments,
+        unit_bytes=job.embedding.unit_bytes,
+        duplicates=repeated_ids(lambda: corpus.doc_ids(fragments)),
+    )
+    store = open_store(job.store)
+    paths = {unit.unit_id: store.embedding_path(job.key, partition, unit.unit_id) for unit in units}
+    present = store.present(list(paths.values()))
+    missing = tuple(unit for unit in units if paths[unit.unit_id] not in present)
+    return PartitionPlan(partition=partition, units=tuple(units), missing=missing)
