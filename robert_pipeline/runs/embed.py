@@ -46,9 +46,9 @@ def embed_plan(planned: Plan) -> EmbedReport:
     missing = planned.missing
     if missing:
         # Loading Beam takes two seconds: not for a run that has nothing to do.
-        from robert_pipeline.stages.pipeline import embed_shards
+        from robert_pipeline.stages.pipeline import embed_pipeline, run
 
-        embed_shards(missing, planned.job)
+        run(embed_pipeline(missing, planned.job))
     seconds = time.monotonic() - started
     every = _totals(planned, [unit.unit_id for partition in planned.partitions for unit in partition.units])
     return EmbedReport(
@@ -71,7 +71,7 @@ def _totals(planned: Plan, unit_ids: Iterable[str]) -> Counts:
 
 
 def partition_counts(planned: Plan, partition: PartitionPlan) -> list[tuple[str, Counts]]:
-    """(unit id, counts) from the shards' footers. Raises StoreError for a missing shard, AccountingError for lost rows."""
+    """(unit id, counts) from footers. Raises StoreError for a missing shard, AccountingError for lost rows."""
     store = open_store(planned.job.store)
     found: list[tuple[str, Counts]] = []
     for unit in partition.units:

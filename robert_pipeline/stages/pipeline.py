@@ -4,16 +4,23 @@ The only module that imports Beam. Process-only DoFns, one leaf, no tags, no sta
 file sink: some engines lose rows with those and report success. No document passes through a shuffle.
 """
 
+import json
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
 
+from robert_pipeline import errors
+from robert_pipeline.errors import RobertError
 from robert_pipeline.stages.embedding import EmbedJob, embed_unit, worker_encoder
+from robert_pipeline.stages.scoring import ScoreJob, ScoreTask, score_shard, worker_head
 from robert_pipeline.types import WorkUnit
+
+_MARK = "robert-error"
 
 
 class EmbedUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
@@ -24,18 +31,56 @@ class EmbedUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
 
     def setup(self) -> None:
         """Load the encoder once per process, before the first unit."""
-        worker_encoder(self._job.encoder, self._job.encoder_fingerprint)
+        _telling(lambda: worker_encoder(self._job.encoder, self._job.encoder_fingerprint))
 
     def process(self, unit: WorkUnit) -> None:
         """Embed the unit; emits nothing."""
-        embed_unit(unit, self._job, worker_encoder(self._job.encoder, self._job.encoder_fingerprint))
+        encoder = worker_encoder(self._job.encoder, self._job.encoder_fingerprint)
+        _telling(lambda: embed_unit(unit, self._job, encoder))
 
 
-def embed_shards(units: Sequence[WorkUnit], job: EmbedJob) -> None:
-    """Embed every unit. Raises what a worker raised."""
-    pipeline = beam.Pipeline(runner=_local_runner(), options=_options())
-    _ = pipeline | "Units" >> beam.Create(list(units)) | "EmbedUnit" >> beam.ParDo(EmbedUnit(job))
-    _run(pipeline)
+class ScoreShard(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+    """One embedding shard in, its prediction shard in the store."""
+
+    def __init__(self, job: ScoreJob) -> None:
+        self._job = job
+
+    def setup(self) -> None:
+        """Load the head once per process, before the first shard."""
+        _telling(lambda: worker_head(self._job))
+
+    def process(self, task: ScoreTask) -> None:
+        """Score the shard; emits nothing."""
+        _telling(lambda: score_shard(task, self._job, worker_head(self._job)))
+
+
+def embed_pipeline(units: Sequence[WorkUnit], job: EmbedJob) -> beam.Pipeline:
+    """The pipeline that embeds every unit, not yet run."""
+    return _pipeline("Units", units, "EmbedUnit", EmbedUnit(job))
+
+
+def score_pipeline(tasks: Sequence[ScoreTask], job: ScoreJob) -> beam.Pipeline:
+    """The pipeline that scores every shard, not yet run."""
+    return _pipeline("Shards", tasks, "ScoreShard", ScoreShard(job))
+
+
+def run(pipeline: beam.Pipeline) -> None:
+    """Run to the end. A RobertError that a worker raised is raised again here, whatever the engine made of it."""
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        if (told := _told(str(error))) is None:
+            raise
+        raise told from error
+
+
+def _pipeline(
+    source: str, descriptors: Sequence[WorkUnit] | Sequence[ScoreTask], step: str, work: beam.DoFn
+) -> beam.Pipeline:
+    pipeline = beam.Pipeline(runner=_local_runner(), options=PipelineOptions(["--pickle_library=cloudpickle"]))
+    _ = pipeline | source >> beam.Create(list(descriptors)) | step >> beam.ParDo(work)
+    return pipeline
 
 
 def _local_runner() -> PipelineRunner:
@@ -43,10 +88,19 @@ def _local_runner() -> PipelineRunner:
     return FnApiRunner()
 
 
-def _options() -> PipelineOptions:
-    return PipelineOptions(["--pickle_library=cloudpickle"])
+def _telling(work: Callable[[], object]) -> None:
+    """Engines hand on the text of an error and lose its type: put the type into the text."""
+    try:
+        work()
+    except RobertError as error:
+        told = json.dumps([type(error).__name__, error.problem, error.fix])
+        raise RuntimeError(f"<{_MARK}>{told.encode().hex()}</{_MARK}>") from error
 
 
-def _run(pipeline: beam.Pipeline) -> None:
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    pipeline.run().wait_until_finish()
+def _told(text: str) -> RobertError | None:
+    found = re.search(f"<{_MARK}>([0-9a-f]+)</{_MARK}>", text)
+    if found is None:
+        return None
+    kind, problem, fix = json.loads(bytes.fromhex(found.group(1)))
+    raised: RobertError = getattr(errors, kind)(problem, fix=fix)
+    return raised

@@ -1,0 +1,97 @@
+"""A Parquet file in, prediction rows out: no warehouse, and no store that stays unless one is named."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from robert_pipeline.config import Columns, Embedding, Settings
+from robert_pipeline.errors import ConfigError
+from robert_pipeline.runs.embed import EmbedReport, embed_plan
+from robert_pipeline.runs.label import embedded_plan
+from robert_pipeline.runs.outcome import Outcome, partition_outcome
+from robert_pipeline.runs.plan import plan
+from robert_pipeline.runs.score import score
+from robert_pipeline.storage.files import Files
+from robert_pipeline.storage.heads import load_head
+from robert_pipeline.storage.rejects import write_rejects
+from schemas import PREDICTIONS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictReport:
+    """What was written where. `rejects_path` is None where every row was labelled."""
+
+    path: str
+    labelled: int
+    rejected: int
+    rejects_path: str | None
+    embed: EmbedReport
+
+
+def predict(
+    source: str,
+    *,
+    model: str,
+    out: str,
+    columns: Columns | None = None,
+    embedding: Embedding | None = None,
+    store: str | None = None,
+    run_id: str,
+) -> PredictReport:
+    """Label every document of a Parquet file (or folder) with the head in folder `model` and the encoder it names.
+
+    Rows of the predictions contract go to `out`, in the order of the input; rows that cannot be labelled to
+    `<out>.rejects.parquet`. With `store`, vectors are kept there and found again. Raises a RobertError.
+    """
+    if Path(out).suffix != ".parquet":
+        raise ConfigError(f"--out is '{out}'", fix="Give a file name that ends in .parquet")
+    head = load_head(model)
+    with tempfile.TemporaryDirectory(prefix="robert-predict-") as temporary:
+        settings = Settings(
+            corpus=source,
+            store=store or temporary,
+            model=model,
+            encoder=head.origin.encoder,
+            chunking=head.origin.chunking,
+            columns=columns or Columns(),
+            embedding=embedding or Embedding(),
+        )
+        planned = plan(settings, run_id=run_id)
+        head.check_origin(planned.job.encoder_fingerprint, planned.job.chunking.fingerprint)
+        embedded = embed_plan(planned)
+        scored = score(embedded_plan(planned), model=model)
+        outcomes = [partition_outcome(planned, part, scored.head_fingerprint) for part in planned.partitions]
+        _write_predictions(out, outcomes)
+        rejects_path = _write_rejects(out, outcomes)
+    return PredictReport(
+        path=out,
+        labelled=sum(outcome.labelled for outcome in outcomes),
+        rejected=sum(outcome.rejects.num_rows for outcome in outcomes),
+        rejects_path=rejects_path,
+        embed=embedded,
+    )
+
+
+def _write_predictions(out: str, outcomes: Sequence[Outcome]) -> None:
+    files = Files(str(Path(out).absolute().parent))
+    with (
+        files.writing(Path(out).name) as place,
+        pq.ParquetWriter(place, PREDICTIONS.schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for outcome in outcomes:
+            for batch in outcome.predictions():
+                writer.write_batch(batch)
+
+
+def _write_rejects(out: str, outcomes: Sequence[Outcome]) -> str | None:
+    path = Path(f"{out.removesuffix('.parquet')}.rejects.parquet")
+    rows = pa.concat_tables([outcome.rejects for outcome in outcomes])
+    if not rows.num_rows:
+        path.unlink(missing_ok=True)  # of an earlier run with the same name
+        return None
+    write_rejects(Files(str(path.absolute().parent)), path.name, rows)
+    return str(path)
