@@ -1,0 +1,68 @@
+"""SQL over the published tables: a statement enters, an Arrow table leaves. Never changes a table."""
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from robert_pipeline.config import Warehouse
+from robert_pipeline.errors import WarehouseError
+from robert_pipeline.storage.warehouse import TABLES, Sink, open_warehouse
+from robert_pipeline.storage.warehouse.sink import contract_of, one_line
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def query(warehouse: Warehouse, sql: str) -> pa.Table:
+    """What `sql` (DuckDB's dialect) gives over the views `predictions` and `rejects`.
+
+    Only the columns and rows that the statement needs are read. The statement can reach these two views and
+    nothing else: no file, no network, no extension, no secret. Raises WarehouseError, in one line, for a
+    statement that cannot run and for a warehouse without tables.
+    """
+    import duckdb
+
+    connection = _connection()
+    try:
+        _register(connection, open_warehouse(warehouse), warehouse.uri)
+        connection.execute("SET TimeZone = 'UTC'")
+        # Locked before the statement runs, so that the statement cannot loosen it.
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        result = connection.sql(sql)
+        return pa.table({}) if result is None else result.to_arrow_table()
+    except (duckdb.Error, pa.ArrowException) as error:
+        raise WarehouseError(f"the query cannot run: {_reason(error)}", fix="Correct the SQL") from error
+    finally:
+        connection.close()
+
+
+def _reason(error: Exception) -> str:
+    """DuckDB's message without its drawing of where in the statement the error is."""
+    return one_line(Exception(str(error).split("\n\nLINE ")[0]))
+
+
+def _connection() -> "duckdb.DuckDBPyConnection":
+    import duckdb
+
+    return duckdb.connect(
+        ":memory:",
+        config={
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "allow_community_extensions": "false",
+            "allow_persistent_secrets": "false",
+            "python_enable_replacements": "false",
+        },
+    )
+
+
+def _register(connection: "duckdb.DuckDBPyConnection", sink: Sink, uri: str) -> None:
+    published = [table for table in TABLES if sink.commit_keys(table)]
+    if not published:
+        raise WarehouseError(
+            f"nothing is published in {uri} yet", fix="Run 'robert publish', or give another warehouse"
+        )
+    for table in TABLES:
+        empty = contract_of(table).schema.empty_table()
+        connection.register(table, sink.dataset(table) if table in published else empty)
