@@ -27,7 +27,8 @@ unexport PYTHONPATH PYTHONHOME
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'PYTHON=python3.12 picks the interpreter of install; PYTEST_ARGS and DEMO_ARGS are passed on.'
+	@echo 'make -B install PYTHON=python3.12 builds .venv with another interpreter.'
+	@echo 'make test PYTEST_ARGS=... and make demo DEMO_ARGS=... pass arguments on.'
 
 install: $(STAMP)  ## build .venv from the lock files; does nothing when it is up to date
 
@@ -71,13 +72,15 @@ $(STAMP): requirements.lock requirements-torch.lock pyproject.toml
 		echo 'error: $(PYTHON) has no venv module. Install it (on Debian or Ubuntu: apt-get install python3-venv).' >&2; exit 1; }
 	@echo 'Installing into $(VENV): about 170 packages, then torch. The first time takes some minutes.'
 	@rm -f $@
-	@$(PYTHON) -m venv $(VENV)
+	@clear=; version='import sys; print(sys.version_info[:2])'; \
+	[ "$$($(PY) -c "$$version" 2>/dev/null)" = "$$($(PYTHON) -c "$$version")" ] || clear=--clear; \
+	$(PYTHON) -m venv $$clear $(VENV)
 	@awk '/^[a-z0-9]/ { pip = /^pip==/ } pip' requirements.lock > $(VENV)/pip.lock
 	@sed -n 's/ \\$$//; /^[a-z0-9]/p' requirements.lock > $(VENV)/constraints.txt
 	@$(PY) $(PIP_INSTALL) --quiet --no-deps --require-hashes -r $(VENV)/pip.lock
 	@$(PY) $(PIP_INSTALL) --quiet --no-deps --require-hashes -r requirements.lock
 	@$(PY) $(PIP_INSTALL) -c $(VENV)/constraints.txt -c requirements-torch.lock "$$(grep '^torch==' requirements-torch.lock)"
-	@$(PY) -m pip install --disable-pip-version-check --no-input --quiet --no-deps --no-build-isolation --editable .
+	@PYTHONWARNINGS=ignore $(PY) -m pip install --disable-pip-version-check --no-input --quiet --no-deps --no-build-isolation --editable .
 	@$(PY) -m pip check
 	@touch $@
 
