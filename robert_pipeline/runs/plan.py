@@ -4,13 +4,14 @@ Reads footers and the doc_id column; never a text.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from robert_pipeline.config import Settings
+from robert_pipeline.config import Columns, Settings
+from robert_pipeline.errors import StoreError
 from robert_pipeline.core.plan import plan_units, repeated_ids
 from robert_pipeline.stages.embedding import EmbedJob
 from robert_pipeline.storage.corpus import Corpus, open_corpus
-from robert_pipeline.storage.encoders import identify_encoder
+from robert_pipeline.storage.encoders import EncoderIdentity, identify_encoder
 from robert_pipeline.storage.store import open_store
 from robert_pipeline.types import WorkUnit
 
@@ -39,6 +40,7 @@ class Plan:
     """Some partitions of one corpus, for one encoder and one way of chunking."""
 
     job: EmbedJob
+    encoder: EncoderIdentity
     partitions: tuple[PartitionPlan, ...]
 
     @property
@@ -51,6 +53,20 @@ class Plan:
         """Rows of all partitions."""
         return sum(partition.document_count for partition in self.partitions)
 
+    def require_embedded(self) -> None:
+        """Raise StoreError where a shard is missing, naming the partition."""
+        for partition in self.partitions:
+            if partition.missing:
+                raise StoreError(
+                    f"partition '{partition.partition}' is not wholly embedded: {len(partition.missing)} of "
+                    f"{len(partition.units)} units are missing",
+                    fix="Run `robert embed` first",
+                )
+
+    def embedded(self) -> "Plan":
+        """The same plan once its missing units have been embedded."""
+        return replace(self, partitions=tuple(replace(partition, missing=()) for partition in self.partitions))
+
 
 def list_partitions(settings: Settings) -> list[str]:
     """The corpus' partitions, sorted. Raises CorpusError."""
@@ -60,18 +76,31 @@ def list_partitions(settings: Settings) -> list[str]:
 def plan(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) -> Plan:
     """Plan the named partitions, or all. Raises CorpusError or EncoderError before any work is done."""
     corpus = open_corpus(settings.corpus, settings.columns)
+    encoder = identify_encoder(settings.encoder)
     job = EmbedJob(
         corpus=settings.corpus,
         columns=settings.columns,
         store=settings.store,
         encoder=settings.encoder,
-        encoder_fingerprint=identify_encoder(settings.encoder).fingerprint,
+        encoder_fingerprint=encoder.fingerprint,
         chunking=settings.chunking,
         embedding=settings.embedding,
         run_id=run_id,
     )
     names = list(partitions) or corpus.partitions()
-    return Plan(job=job, partitions=tuple(_plan_partition(corpus, job, name) for name in names))
+    partitions = tuple(_plan_partition(corpus, job, name) for name in names)
+    return Plan(job=job, encoder=encoder, partitions=partitions)
+
+
+def corpus_documents(uri: str, columns: Columns) -> int:
+    """Rows of a whole corpus, from the footers."""
+    corpus = open_corpus(uri, columns)
+    return sum(
+        group.row_count
+        for partition in corpus.partitions()
+        for fragment in corpus.fragments(partition)
+        for group in fragment.row_groups
+    )
 
 
 def _plan_partition(corpus: Corpus, job: EmbedJob, partition: str) -> PartitionPlan:

@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 from robert_pipeline.config import Columns, Embedding, Settings
 from robert_pipeline.errors import ConfigError
 from robert_pipeline.runs.embed import EmbedReport, embed_plan
-from robert_pipeline.runs.label import embedded_plan
 from robert_pipeline.runs.outcome import Outcome, partition_outcome
 from robert_pipeline.runs.plan import plan
-from robert_pipeline.runs.score import score
+from robert_pipeline.runs.score import load_head_for, score
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.heads import load_head
 from robert_pipeline.storage.rejects import write_rejects
@@ -61,9 +60,10 @@ def predict(
             embedding=embedding or Embedding(),
         )
         planned = plan(settings, run_id=run_id)
-        head.check_origin(planned.job.encoder_fingerprint, planned.job.chunking.fingerprint)
+        load_head_for(planned, model=model)
         embedded = embed_plan(planned)
-        scored = score(embedded_plan(planned), model=model)
+        planned = planned.embedded()
+        scored = score(planned, model=model)
         outcomes = [partition_outcome(planned, part, scored.head_fingerprint) for part in planned.partitions]
         _write_predictions(out, outcomes)
         rejects_path = _write_rejects(out, outcomes)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from robert_pipeline.config import Settings, fingerprint
 from robert_pipeline.runs.outcome import partition_outcome
 from robert_pipeline.runs.plan import PartitionPlan, Plan
+from robert_pipeline.runs.score import load_head_for
 from robert_pipeline.storage.warehouse import Commit, open_warehouse
 from schemas import PREDICTIONS, REJECTS
 
@@ -28,12 +29,13 @@ class PublishReport:
     location: str
 
 
-def publish(settings: Settings, planned: Plan, *, head_fingerprint: str) -> PublishReport:
-    """Publish the planned partitions as scored by one head.
+def publish(settings: Settings, planned: Plan) -> PublishReport:
+    """Publish the planned partitions as the head in `settings.model` scored them.
 
     Raises AccountingError, before anything of a partition changes, where labelled and rejected rows do not add up to
     the partition's documents.
     """
+    head_fingerprint = load_head_for(planned, model=settings.model).fingerprint
     sink = open_warehouse(settings.warehouse)
     sink.check()
     done: list[PublishedPartition] = []

@@ -3,9 +3,9 @@
 import time
 from dataclasses import dataclass
 
-from robert_pipeline.errors import StoreError
+from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.runs.plan import Plan
-from robert_pipeline.stages.scoring import ScoreJob, ScoreTask
+from robert_pipeline.stages.scoring import ScoreJob, ShardName
 from robert_pipeline.storage.heads import load_head
 from robert_pipeline.storage.store import open_store
 
@@ -20,46 +20,58 @@ class ScoreReport:
     seconds: float
 
 
-def score(planned: Plan, *, model: str) -> ScoreReport:
+def load_head_for(planned: Plan, *, model: str) -> TrainedHead:
+    """The head in folder `model`. Raises ModelError unless it was made for the plan's encoder and chunking."""
+    head = load_head(model)
+    head.check_shard(
+        where=f"the store for encoder '{planned.job.encoder.name}'",
+        encoder_fingerprint=planned.job.encoder_fingerprint,
+        chunking_fingerprint=planned.job.chunking.fingerprint,
+        dimension=planned.encoder.dimension,
+    )
+    return head
+
+
+def score(planned: Plan, *, model: str, contributions: bool = False) -> ScoreReport:
     """Score the planned partitions' shards, those that are scored already left out.
 
-    Raises ModelError where the head was made for another encoder or chunking, StoreError for a missing or damaged shard.
+    With `contributions`, every chunk's contribution is written to a side table. Raises ModelError where the head was
+    made for another encoder or chunking, StoreError for a missing or damaged shard.
     """
     started = time.monotonic()
-    head_fingerprint = load_head(model).fingerprint
-    store = open_store(planned.job.store)
-    key = planned.job.key
-    tasks: list[ScoreTask] = []
-    shard_count = 0
-    for partition in planned.partitions:
-        name = partition.partition
-        if partition.missing:
-            raise StoreError(
-                f"partition '{name}' lacks {len(partition.missing)} of {len(partition.units)} embedding shards",
-                fix="Run `robert embed` first",
-            )
-        targets = {
-            unit.unit_id: store.prediction_path(head_fingerprint, key, name, unit.unit_id) for unit in partition.units
-        }
-        present = store.present(list(targets.values()))
-        shard_count += len(targets)
-        tasks += [
-            ScoreTask(
-                embedding_path=store.embedding_path(key, name, unit_id),
-                prediction_path=target,
-                unscored_path=store.unscored_path(head_fingerprint, key, name, unit_id),
-            )
-            for unit_id, target in targets.items()
-            if target not in present
-        ]
-    if tasks:
+    head = load_head_for(planned, model=model)
+    planned.require_embedded()
+    job = ScoreJob(
+        store=planned.job.store,
+        model=model,
+        head_fingerprint=head.fingerprint,
+        key=planned.job.key,
+        run_id=planned.job.run_id,
+        contributions=contributions,
+    )
+    missing = [shard for shard, is_scored in _shards(planned, job) if not is_scored]
+    if missing:
         from robert_pipeline.stages.pipeline import run, score_pipeline
 
-        job = ScoreJob(store=planned.job.store, model=model, run_id=planned.job.run_id)
-        run(score_pipeline(tasks, job))
+        run(score_pipeline(missing, job))
     return ScoreReport(
-        head_fingerprint=head_fingerprint,
-        shard_count=shard_count,
-        scored_shard_count=len(tasks),
+        head_fingerprint=head.fingerprint,
+        shard_count=sum(len(partition.units) for partition in planned.partitions),
+        scored_shard_count=len(missing),
         seconds=time.monotonic() - started,
     )
+
+
+def _shards(planned: Plan, job: ScoreJob) -> list[tuple[ShardName, bool]]:
+    """Every shard of the plan, and whether it is scored."""
+    store = open_store(job.store)
+    shards: list[tuple[ShardName, bool]] = []
+    for partition in planned.partitions:
+        name = partition.partition
+        paths = [store.prediction_path(job.head_fingerprint, job.key, name, unit.unit_id) for unit in partition.units]
+        present = store.present(paths)
+        shards += [
+            (ShardName(partition=name, unit_id=unit.unit_id), path in present)
+            for unit, path in zip(partition.units, paths, strict=True)
+        ]
+    return shards

@@ -17,7 +17,7 @@ from apache_beam.runners.runner import PipelineRunner
 from robert_pipeline import errors
 from robert_pipeline.errors import RobertError
 from robert_pipeline.stages.embedding import EmbedJob, embed_unit, worker_encoder
-from robert_pipeline.stages.scoring import ScoreJob, ScoreTask, score_shard, worker_head
+from robert_pipeline.stages.scoring import ScoreJob, ShardName, score_shard, worker_head
 from robert_pipeline.types import WorkUnit
 
 _MARK = "robert-error"
@@ -47,11 +47,12 @@ class ScoreShard(beam.DoFn):  # type: ignore[misc]  # Beam has no types
 
     def setup(self) -> None:
         """Load the head once per process, before the first shard."""
-        _telling(lambda: worker_head(self._job))
+        _telling(lambda: worker_head(self._job.model, self._job.head_fingerprint))
 
-    def process(self, task: ScoreTask) -> None:
+    def process(self, shard: ShardName) -> None:
         """Score the shard; emits nothing."""
-        _telling(lambda: score_shard(task, self._job, worker_head(self._job)))
+        head = worker_head(self._job.model, self._job.head_fingerprint)
+        _telling(lambda: score_shard(shard, self._job, head))
 
 
 def embed_pipeline(units: Sequence[WorkUnit], job: EmbedJob) -> beam.Pipeline:
@@ -59,9 +60,9 @@ def embed_pipeline(units: Sequence[WorkUnit], job: EmbedJob) -> beam.Pipeline:
     return _pipeline("Units", units, "EmbedUnit", EmbedUnit(job))
 
 
-def score_pipeline(tasks: Sequence[ScoreTask], job: ScoreJob) -> beam.Pipeline:
+def score_pipeline(shards: Sequence[ShardName], job: ScoreJob) -> beam.Pipeline:
     """The pipeline that scores every shard, not yet run."""
-    return _pipeline("Shards", tasks, "ScoreShard", ScoreShard(job))
+    return _pipeline("Shards", shards, "ScoreShard", ScoreShard(job))
 
 
 def run(pipeline: beam.Pipeline) -> None:
@@ -76,7 +77,7 @@ def run(pipeline: beam.Pipeline) -> None:
 
 
 def _pipeline(
-    source: str, descriptors: Sequence[WorkUnit] | Sequence[ScoreTask], step: str, work: beam.DoFn
+    source: str, descriptors: Sequence[WorkUnit] | Sequence[ShardName], step: str, work: beam.DoFn
 ) -> beam.Pipeline:
     pipeline = beam.Pipeline(runner=_local_runner(), options=PipelineOptions(["--pickle_library=cloudpickle"]))
     _ = pipeline | source >> beam.Create(list(descriptors)) | step >> beam.ParDo(work)
