@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from robert_pipeline.cli import commands
-from robert_pipeline.cli.show import error_console
+from robert_pipeline.terminal import error_console
 from robert_pipeline.errors import RobertError
 
 DEBUG_FLAG = "--debug"

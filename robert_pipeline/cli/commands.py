@@ -1,13 +1,16 @@
 """The commands. Each holds one call to the run that does the work; what it imports it imports when called."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robert_pipeline.cli.options import with_settings
-from robert_pipeline.cli.show import embedding_progress, say, show_arrow, show_table
+from robert_pipeline.terminal import embedding_progress, say, show_arrow, show_table, training_progress
 from robert_pipeline.config import Columns, Settings, Warehouse
+
+if TYPE_CHECKING:
+    from robert_pipeline.runs.publish import PublishReport
 
 Partitions = Annotated[
     list[str] | None, typer.Option("--partition", help="Corpus partition, may be repeated. All where none is given.")
@@ -24,12 +27,10 @@ def register(app: typer.Typer) -> None:
         ("score", score),
         ("publish", publish),
         ("label", label),
-        ("evaluate", evaluate),
     ):
         app.command(name)(with_settings(command))
     app.command("predict")(predict)
     app.command("query")(query)
-    app.command("import-head")(import_head)
 
 
 def import_(
@@ -95,6 +96,40 @@ def embed(settings: Settings, partition: Partitions = None) -> None:
     )
 
 
+def train(
+    settings: Settings,
+    partition: Partitions = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same head.")] = 0,
+    hidden_size: Annotated[int, typer.Option("--hidden-size", help="Units of the LSTM.")] = 100,
+) -> None:
+    """Train a head on the labelled documents of embedded partitions.
+
+    Example: `robert train --corpus corpus --label-column label --model model`
+    """
+    from robert_pipeline.core.head import HeadConfig
+    from robert_pipeline.core.train import TrainingConfig
+    from robert_pipeline.runs.identity import new_run_id
+    from robert_pipeline.runs.plan import plan as run_plan
+    from robert_pipeline.runs.train import TrainRequest
+    from robert_pipeline.runs.train import train as run_train
+
+    planned = run_plan(settings, partitions=partition or (), run_id=new_run_id())
+    request = TrainRequest(
+        settings=settings,
+        planned=planned,
+        head=HeadConfig(hidden_size=hidden_size),
+        training=TrainingConfig(seed=seed),
+    )
+    with training_progress() as on_epoch:
+        report = run_train(request, on_epoch=on_epoch)
+    say(
+        f"head {report.head.fingerprint}: {len(report.head.labels)} labels, learned from "
+        f"{report.learned_documents:,} documents in {report.seconds:.1f} s ({len(report.epochs)} epochs)"
+    )
+    say(f"right on {report.held_out_accuracy:.1%} of {report.held_out_documents:,} documents held out by text")
+    say(f"saved in {report.model}")
+
+
 def score(settings: Settings, partition: Partitions = None) -> None:
     """Label embedded documents with the head in --model. Needs no encoder.
 
@@ -156,9 +191,7 @@ def predict(
 
     columns = Columns(doc_id=doc_id_column, text=text_column)
     with embedding_progress(corpus_documents(str(source), columns)):
-        report = run_predict(
-            str(source), model=model, out=str(out), columns=columns, store=store, run_id=new_run_id()
-        )
+        report = run_predict(str(source), model=model, out=str(out), columns=columns, store=store, run_id=new_run_id())
     say(f"{report.labelled:,} documents labelled: {report.path}")
     if report.rejects_path:
         say(f"{report.rejected:,} rejected, with reasons: {report.rejects_path}")
@@ -175,3 +208,15 @@ def query(
     from robert_pipeline.runs.query import query as run_query
 
     show_arrow(run_query(Warehouse(uri=warehouse), sql))
+
+
+def _show_published(report: "PublishReport") -> None:
+    show_table(
+        "",
+        ("partition", "documents", "labelled", "rejected", "table"),
+        [
+            (p.partition, f"{p.documents:,}", f"{p.labelled:,}", f"{p.rejected:,}", str(p.commit))
+            for p in report.partitions
+        ],
+    )
+    say(f"published in {report.location}")

@@ -27,7 +27,9 @@ def _settings(
     pooling: Annotated[str | None, _option("--pooling", "auto, cls, mean or pooler.")] = None,
     precision: Annotated[str | None, _option("--precision", "auto, float32 or bfloat16.")] = None,
     chunk_tokens: Annotated[int | None, _option("--chunk-tokens", "Tokens of a chunk [200].")] = None,
-    overlap_tokens: Annotated[int | None, _option("--overlap-tokens", "Tokens repeated by the next chunk [50].")] = None,
+    overlap_tokens: Annotated[
+        int | None, _option("--overlap-tokens", "Tokens repeated by the next chunk [50].")
+    ] = None,
     max_chunks: Annotated[int | None, _option("--max-chunks", "Chunks read of one document [all].")] = None,
     doc_id_column: Annotated[str | None, _option("--doc-id-column", "Corpus column of the ids [doc_id].")] = None,
     text_column: Annotated[str | None, _option("--text-column", "Corpus column of the texts [text].")] = None,

@@ -47,9 +47,12 @@ def import_corpus(
     path = f"{partition_folder(name)}/part-00000.parquet"
     labelled = 0
     files = Files(out)
-    with files.writing(path) as temporary, pq.ParquetWriter(
-        temporary, _as_nullable(DOCUMENTS.schema), compression="zstd", write_page_checksum=True
-    ) as writer:
+    with (
+        files.writing(path) as temporary,
+        pq.ParquetWriter(
+            temporary, _as_nullable(DOCUMENTS.schema), compression="zstd", write_page_checksum=True
+        ) as writer,
+    ):
         for rows in _tables(data, columns, name):
             labelled += rows.num_rows - rows.column("label").null_count
             writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
@@ -80,7 +83,9 @@ def _load(source: str, split: str) -> "datasets.Dataset":
     except (datasets.exceptions.DatasetsError, OSError, ValueError, pa.ArrowException) as error:
         cause = error.__cause__ or error
         problem = str(cause).strip().split("\n")[0].rstrip(".") or type(cause).__name__
-        raise CorpusError(f"{source} cannot be imported: {problem}", fix="Check the name, the split and the file") from error
+        raise CorpusError(
+            f"{source} cannot be imported: {problem}", fix="Check the name, the split and the file"
+        ) from error
 
 
 def _check_columns(source: str, data: "datasets.Dataset", columns: Columns) -> None:

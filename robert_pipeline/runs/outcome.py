@@ -46,9 +46,7 @@ def partition_outcome(planned: Plan, partition: PartitionPlan, head_fingerprint:
         [store.reject_path(key, name, unit.unit_id) for unit in partition.units]
         + [store.unscored_path(head_fingerprint, key, name, unit.unit_id) for unit in partition.units],
     )
-    outcome = Outcome(
-        partition=name, labelled=sum(shard.row_count for shard in shards), rejects=rejects, shards=shards
-    )
+    outcome = Outcome(partition=name, labelled=sum(shard.row_count for shard in shards), rejects=rejects, shards=shards)
     if outcome.documents != partition.document_count:
         raise AccountingError(
             f"partition '{name}' has {partition.document_count} documents, but {outcome.labelled} were labelled and "

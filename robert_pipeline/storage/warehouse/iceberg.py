@@ -146,9 +146,7 @@ class IcebergSink:
         with self._clear_errors(table):
             target = self._find(contract)
             if target is None:
-                raise WarehouseError(
-                    f"there is no table '{table}' in {self._uri}", fix="Publish a partition first"
-                )
+                raise WarehouseError(f"there is no table '{table}' in {self._uri}", fix="Publish a partition first")
             tasks = _tasks(target, partition)
             if any(task.delete_files for task in tasks):
                 raise WarehouseError(
@@ -212,9 +210,7 @@ class IcebergSink:
         self._persist(create)
         made = self._find(contract)
         if made is None:
-            raise WarehouseError(
-                f"table '{contract.name}' in {self._uri} vanished while it was made", fix="Try again"
-            )
+            raise WarehouseError(f"table '{contract.name}' in {self._uri} vanished while it was made", fix="Try again")
         return made
 
     def _persist(self, attempt: Callable[[], T]) -> T:
@@ -266,12 +262,7 @@ def _transient(error: Exception) -> bool:
         return False
     if isinstance(error, DBAPIError):
         reason = str(error.orig).lower()
-        return (
-            error.connection_invalidated
-            or "locked" in reason
-            or "busy" in reason
-            or "already exists" in reason
-        )
+        return error.connection_invalidated or "locked" in reason or "busy" in reason or "already exists" in reason
     return isinstance(error, ServiceUnavailableError)
 
 

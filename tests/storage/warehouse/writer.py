@@ -57,9 +57,7 @@ def die_at(sink, place, partition, key):
 def churn(sink, partition, rounds, rows):
     """Replace a partition again and again, each time by rows of another head."""
     for i in range(int(rounds)):
-        sink.replace_partition(
-            "predictions", partition, [predictions(partition, int(rows), f"head-{i}")], f"key-{i}"
-        )
+        sink.replace_partition("predictions", partition, [predictions(partition, int(rows), f"head-{i}")], f"key-{i}")
     say("done")
 
 

@@ -1,7 +1,7 @@
 """What a person sees: progress with rate and time left, tables, one line a fact."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from robert_pipeline.core.train import Epoch
 
 LONGEST_CELL = 60
 
@@ -62,6 +64,19 @@ def embedding_progress(documents: int) -> Iterator[None]:
 
         with listening(on_done):
             yield
+
+
+@contextlib.contextmanager
+def training_progress() -> Iterator[Callable[["Epoch"], None]]:
+    """A line that follows the epochs: give what it yields to the training."""
+    columns = (TextColumn("training"), BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=error_console(), transient=True) as progress:
+        task = progress.add_task("reading vectors", total=None)
+
+        def on_epoch(epoch: "Epoch") -> None:
+            progress.update(task, description=f"epoch {epoch.number}: held-out loss {epoch.held_out_loss:.4f}")
+
+        yield on_epoch
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
