@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from robert_pipeline.core.head import Head, HeadConfig
-from robert_pipeline.core.pack import chunk_positions
 
 
 class MeanHead(Head):
@@ -27,7 +26,7 @@ class MeanHead(Head):
         """x_t / L: exact, the mean is a sum."""
         return values_N / lengths_B.repeat_interleave(lengths_B)
 
-    def input_layers(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    def input_layers(self) -> list[tuple[Tensor, Tensor]]:
         """The first linear map; a mean passes scaling through."""
         first = self.dense if self.dense is not None else self.out
         return [(first.weight, first.bias)]
@@ -67,7 +66,9 @@ class TobertHead(Head):
             batch_first=True,
             norm_first=True,
         )
-        self.blocks = nn.TransformerEncoder(block, config.layers, nn.LayerNorm(config.hidden), enable_nested_tensor=False)
+        self.blocks = nn.TransformerEncoder(
+            block, config.layers, nn.LayerNorm(config.hidden), enable_nested_tensor=False
+        )
 
     def read(self, vectors_ND: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Means (B, H) of the outputs, and every chunk's output, which has seen its neighbours through attention.
@@ -91,7 +92,7 @@ class TobertHead(Head):
         """z_t / L of the contextual outputs: they add up, but z_t holds what attention brought from other chunks."""
         return values_N / lengths_B.repeat_interleave(lengths_B)
 
-    def input_layers(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    def input_layers(self) -> list[tuple[Tensor, Tensor]]:
         """The projection."""
         return [(self.project.weight, self.project.bias)]
 
@@ -113,9 +114,7 @@ def length_groups(lengths_B: Tensor, *, cells: int = 1 << 15) -> list[Tensor]:
         # Half the longest is the shortest allowed, so that at most half of a group is padding.
         last = first + 1
         while (
-            last < len(sorted_lengths)
-            and (last - first + 1) * longest <= cells
-            and 2 * sorted_lengths[last] >= longest
+            last < len(sorted_lengths) and (last - first + 1) * longest <= cells and 2 * sorted_lengths[last] >= longest
         ):
             last += 1
         groups.append(order_B[first:last])

@@ -51,7 +51,7 @@ def temperature_scale(logits_BK: Floats, classes_B: NDArray[np.int64]) -> float:
     One pseudo-document is spread over all classes, so that held-out documents that are all right give a large scale
     and not an infinite one.
     """
-    count, class_count = logits_BK.shape
+    count = len(logits_BK)
     smoothing = 1.0 / (count + 1)
     wanted = (1 - smoothing) * logits_BK[np.arange(count), classes_B] + smoothing * logits_BK.mean(axis=1)
     low, high = np.log(SCALE_RANGE[0]), np.log(SCALE_RANGE[1])

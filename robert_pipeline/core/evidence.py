@@ -49,7 +49,7 @@ def explain(head: Head, states_NS: Tensor, documents_BS: Tensor, lengths_B: Tens
     if head.parts == 1:
         values = torch.linalg.vecdot(states_NS, weights_NS)
     else:
-        values = (states_NS * weights_NS).unflatten(1, (head.parts, -1)).sum(2)
+        values = (states_NS * weights_NS).view(len(states_NS), head.parts, -1).sum(2)
     return Evidence(
         contributions_N=head.shares(values, lengths_B),
         logit_B=torch.linalg.vecdot(documents_BS, weights_BS) + bias_B,

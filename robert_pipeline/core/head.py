@@ -116,7 +116,7 @@ class Head(nn.Module):
         """Into how many equal parts the state falls that are shared out differently (two for two directions)."""
         return 1
 
-    def input_layers(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    def input_layers(self) -> list[tuple[Tensor, Tensor]]:
         """(weight, bias) of every linear map that reads chunk vectors."""
         raise NotImplementedError
 
@@ -171,7 +171,7 @@ class RobertHead(Head):
             return _steps_forward(values_N, lengths_B)
         return _steps_forward(values_N[:, 0], lengths_B) + _steps_backward(values_N[:, 1], lengths_B)
 
-    def input_layers(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    def input_layers(self) -> list[tuple[Tensor, Tensor]]:
         """The first layer's input maps, one per direction."""
         names = ["l0", "l0_reverse"] if self.lstm.bidirectional else ["l0"]
         return [(getattr(self.lstm, f"weight_ih_{n}"), getattr(self.lstm, f"bias_ih_{n}")) for n in names]

@@ -1,10 +1,12 @@
 """A trained head as a value: the module, and everything else that decides a label. Opens nothing, trains nothing."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import safetensors.torch
 from numpy.typing import NDArray
 
 from robert_pipeline.config import Chunking, EncoderSource, Plain, fingerprint
@@ -29,7 +31,8 @@ class Calibration:
 
     def apply(self, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         """Calibrated logits, float64 (B, K)."""
-        return logits_BK * np.asarray(self.scale) + np.asarray(self.offset)
+        calibrated_BK: NDArray[np.float64] = logits_BK * np.asarray(self.scale) + np.asarray(self.offset)
+        return calibrated_BK
 
 
 def no_calibration(logit_count: int) -> Calibration:
@@ -75,6 +78,16 @@ class VectorOrigin:
     def chunking_fingerprint(self) -> str:
         """Identity of the chunking."""
         return self.chunking.fingerprint
+
+
+def weight_bytes(module: Head) -> bytes:
+    """The weights in safetensors form; the same bytes for the same weights."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
+
+
+def weights_sha256(module: Head) -> str:
+    """Identity of the weights: SHA-256 of their safetensors form, 64 hexadecimal digits."""
+    return hashlib.sha256(weight_bytes(module)).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,8 +162,10 @@ class TrainedHead:
                 fix="Embed with the head's encoder, or train a head on these shards",
             )
 
-    def with_thresholds(self, *, positive: float | None = None, review: Mapping[str, float] | None = None) -> "TrainedHead":
-        """The same head deciding differently. Raises ConfigError for a label it does not know or a value outside 0..1."""
+    def with_thresholds(
+        self, *, positive: float | None = None, review: Mapping[str, float] | None = None
+    ) -> "TrainedHead":
+        """The same head deciding differently. Raises ConfigError for an unknown label or a value outside 0..1."""
         unknown = sorted(set(review or {}) - set(self.labels))
         if unknown:
             raise ConfigError(f"the head has no label '{unknown[0]}'", fix=f"It has: {', '.join(self.labels[:12])}")

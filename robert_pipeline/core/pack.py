@@ -5,7 +5,9 @@ Axes: N all chunks of the batch in document order, B documents, D embedding. Nev
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -65,3 +67,28 @@ def chunk_positions(lengths_B: Tensor) -> Tensor:
     starts_B = lengths_B.cumsum(0) - lengths_B
     total = int(lengths_B.sum())
     return torch.arange(total, device=lengths_B.device) - starts_B.repeat_interleave(lengths_B)
+
+
+class _Writable:
+    """Shows an array's memory to numpy as writable, and keeps it alive."""
+
+    def __init__(self, array: NDArray[np.floating]) -> None:
+        self._array = array
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
+def borrow(array: NDArray[np.floating]) -> Tensor:
+    """A tensor over the same memory, which the caller only reads: torch has no read-only tensors and warns."""
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Writable(array)))
+
+
+def finite_documents(vectors_ND: NDArray[np.floating], lengths_B: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which documents have neither NaN nor infinity in any vector (B,)."""
+    # A sum is not finite if any value is not; where it is not, look closely, for a large sum may overflow.
+    sums_N = borrow(vectors_ND).sum(1, dtype=torch.float32).numpy()
+    suspects = np.flatnonzero(~np.isfinite(sums_N))
+    bad = suspects[~np.isfinite(vectors_ND[suspects]).all(axis=1)]
+    finite_B = np.ones(len(lengths_B), bool)
+    finite_B[np.searchsorted(np.cumsum(lengths_B), bad, side="right")] = False
+    return finite_B

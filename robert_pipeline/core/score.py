@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from robert_pipeline.core.evidence import explain
 from robert_pipeline.core.head import Output
 from robert_pipeline.core.model import Calibration, TrainedHead
+from robert_pipeline.core.pack import borrow, finite_documents
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -40,7 +41,7 @@ class Scores:
 @torch.inference_mode()
 def score(head: TrainedHead, vectors_ND: NDArray[np.floating], lengths_B: Integers) -> Scores:
     """Label a batch of documents. Source of the evidence: `robert_pipeline.core.evidence`."""
-    vectors = torch.from_numpy(vectors_ND)
+    vectors = borrow(vectors_ND)
     lengths = torch.from_numpy(lengths_B)
     module = head.module.eval()
     documents_BS, states_NS = module.read(vectors, lengths)
@@ -53,7 +54,7 @@ def score(head: TrainedHead, vectors_ND: NDArray[np.floating], lengths_B: Intege
     contributions_N = evidence.contributions_N.double().numpy()
     if binary:  # what speaks against the positive label speaks for the other
         contributions_N = contributions_N * np.repeat(np.where(candidate_B == 1, 1.0, -1.0), lengths_B)
-    finite_B = _finite_documents(vectors_ND, lengths_B)
+    finite_B = finite_documents(vectors_ND, lengths_B)
     return Scores(
         finite_B=finite_B,
         logits_BK=logits_BK,
@@ -85,12 +86,13 @@ def decide(probabilities_BK: Floats, head: TrainedHead) -> tuple[Integers, Boole
     if head.config.output == "multilabel":
         wanted_BK = probabilities_BK >= np.asarray(head.thresholds.decision)
         given_BK = wanted_BK & (probabilities_BK >= review_K)
-        return probabilities_BK.argmax(axis=1), given_BK, (wanted_BK & ~given_BK).any(axis=1)
+        withheld_BK: Booleans = wanted_BK & ~given_BK
+        return probabilities_BK.argmax(axis=1), given_BK, np.asarray(withheld_BK.any(axis=1))
     if head.config.output == "binary":
-        candidate_B = (probabilities_BK[:, 1] >= head.thresholds.positive).astype(np.int64)
+        candidate_B: Integers = (probabilities_BK[:, 1] >= head.thresholds.positive).astype(np.int64)
     else:
         candidate_B = probabilities_BK.argmax(axis=1)
-    withheld_B = probabilities_BK[rows, candidate_B] < review_K[candidate_B]
+    withheld_B: Booleans = probabilities_BK[rows, candidate_B] < review_K[candidate_B]
     given_BK = np.zeros(probabilities_BK.shape, bool)
     given_BK[rows, candidate_B] = ~withheld_B
     return candidate_B, given_BK, withheld_B
@@ -101,15 +103,6 @@ def strongest(values_N: Floats, lengths_B: Integers) -> Integers:
     starts_B = np.cumsum(lengths_B) - lengths_B
     largest_N = np.repeat(np.maximum.reduceat(values_N, starts_B), lengths_B)
     candidates = np.where(values_N == largest_N, np.arange(len(values_N)), len(values_N))
-    # NaN equals nothing: such a document is rejected, its passage is its first chunk.
-    return np.minimum(np.minimum.reduceat(candidates, starts_B), starts_B + lengths_B - 1)
-
-
-def _finite_documents(vectors_ND: NDArray[np.floating], lengths_B: Integers) -> Booleans:
-    # A sum is not finite if any value is not; where it is not, look closely, for a large sum may overflow.
-    sums_N = torch.from_numpy(vectors_ND).sum(1, dtype=torch.float32).numpy()
-    suspects = np.flatnonzero(~np.isfinite(sums_N))
-    bad = suspects[~np.isfinite(vectors_ND[suspects]).all(axis=1)]
-    finite_B = np.ones(len(lengths_B), bool)
-    finite_B[np.searchsorted(np.cumsum(lengths_B), bad, side="right")] = False
-    return finite_B
+    # NaN equals nothing: such a document is rejected, whatever row is named for it.
+    rows_B: Integers = np.minimum(np.minimum.reduceat(candidates, starts_B), starts_B + lengths_B - 1)
+    return rows_B

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robert_pipeline.core.head import Head, HeadConfig, Output, build_head
+from robert_pipeline.core.pack import borrow
 from robert_pipeline.errors import ConfigError, TrainingError
 
 Integers = NDArray[np.int64]
@@ -66,7 +67,7 @@ class DocumentVectors(Protocol):
     """Chunk vectors of numbered documents, wherever they are."""
 
     @property
-    def lengths_B(self) -> Integers:
+    def lengths_B(self) -> Integers:  # noqa: N802
         """Chunks of every document."""
         ...
 
@@ -239,7 +240,7 @@ class _Run:
 
     def _logits(self, examples: Examples, chosen: Integers) -> Tensor:
         documents = examples.documents[chosen]
-        vectors_ND = torch.from_numpy(examples.vectors.gather(documents)).float()
+        vectors_ND = borrow(examples.vectors.gather(documents)).float()
         logits_BK: Tensor = self.module(
             (vectors_ND - self.mean_D) * self.scale_D, torch.from_numpy(examples.vectors.lengths_B[documents])
         )
@@ -303,13 +304,15 @@ def _loss(
 
 
 @torch.inference_mode()
-def logits(module: Head, vectors: DocumentVectors, documents: Integers, *, batch_chunks: int = 16384) -> NDArray[np.float64]:
+def logits(
+    module: Head, vectors: DocumentVectors, documents: Integers, *, batch_chunks: int = 16384
+) -> NDArray[np.float64]:
     """Logits (B, K), float64, of these documents; a batch of vectors in memory at a time."""
     module.eval()
     lengths = vectors.lengths_B[documents]
     parts: list[NDArray[np.float64]] = []
     for first, last in _batches(lengths, TrainingConfig(batch_chunks=batch_chunks, batch_documents=2048)):
-        rows = torch.from_numpy(vectors.gather(documents[first:last]))
+        rows = borrow(vectors.gather(documents[first:last]))
         parts.append(module(rows, torch.from_numpy(lengths[first:last])).double().numpy())
     return np.concatenate(parts) if parts else np.empty((0, module.out.out_features))
 
