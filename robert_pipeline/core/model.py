@@ -1,0 +1,177 @@
+"""A trained head as a value: the module, and everything else that decides a label. Opens nothing, trains nothing."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import safetensors.torch
+from numpy.typing import NDArray
+
+from robert_pipeline.config import Chunking, EncoderSource, Plain, fingerprint
+from robert_pipeline.core.head import Head, HeadConfig
+from robert_pipeline.errors import ConfigError, ModelError
+
+CalibrationMethod = Literal["none", "temperature", "platt"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """Logits become probabilities by softmax or sigmoid of `scale * logit + offset`, one pair a logit.
+
+    Temperature scaling (Guo et al. 2017) is one scale for all classes and no offset; Platt scaling (Platt 1999) is a
+    scale and an offset for every sigmoid. `documents` is how many held-out documents it was fitted on.
+    """
+
+    method: CalibrationMethod
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    documents: int
+
+    def apply(self, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Calibrated logits, float64 (B, K)."""
+        calibrated_BK: NDArray[np.float64] = logits_BK * np.asarray(self.scale) + np.asarray(self.offset)
+        return calibrated_BK
+
+
+def no_calibration(logit_count: int) -> Calibration:
+    """Logits as they are."""
+    return Calibration(method="none", scale=(1.0,) * logit_count, offset=(0.0,) * logit_count, documents=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thresholds:
+    """From probability to label.
+
+    `positive` (binary): the second label is given from this probability on. `decision` (multi-label): a label is
+    given from this probability on. `review`: a label whose probability is below is withheld for a person to decide.
+    The latter two have one value a label, in the order of the labels.
+    """
+
+    positive: float = 0.5
+    decision: tuple[float, ...]
+    review: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        named = {"positive": (self.positive,), "decision": self.decision, "review": self.review}
+        for name, values in named.items():
+            for value in values:
+                if not 0 <= value <= 1:
+                    raise ConfigError(f"threshold '{name}' is {value}", fix="Give a probability from 0 to 1")
+
+
+def default_thresholds(label_count: int, *, positive: float = 0.5) -> Thresholds:
+    """A half decides, nothing is withheld."""
+    return Thresholds(positive=positive, decision=(0.5,) * label_count, review=(0.0,) * label_count)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VectorOrigin:
+    """Which encoder and chunking made the vectors a head was trained on. `encoder` is where to find it again."""
+
+    encoder: EncoderSource
+    encoder_fingerprint: str
+    chunking: Chunking
+
+    @property
+    def chunking_fingerprint(self) -> str:
+        """Identity of the chunking."""
+        return self.chunking.fingerprint
+
+
+def weight_bytes(module: Head) -> bytes:
+    """The weights in safetensors form; the same bytes for the same weights."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
+
+
+def weights_sha256(module: Head) -> str:
+    """Identity of the weights: SHA-256 of their safetensors form, 64 hexadecimal digits."""
+    return hashlib.sha256(weight_bytes(module)).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedHead:
+    """A head that can label documents. For binary heads the second label is the positive one."""
+
+    module: Head
+    config: HeadConfig
+    labels: tuple[str, ...]
+    dimension: int
+    origin: VectorOrigin
+    calibration: Calibration
+    thresholds: Thresholds
+    weights_sha256: str
+    notes: tuple[tuple[str, Plain], ...] = ()
+    """How it came about: seed, epochs, documents. Decides nothing, is not part of the fingerprint."""
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        if len(set(self.labels)) != count or any(not label for label in self.labels):
+            raise ModelError("a head's labels must be different and not empty", fix="Name each label once")
+        wrong = [
+            name
+            for name, size, wanted in (
+                ("thresholds.decision", len(self.thresholds.decision), count),
+                ("thresholds.review", len(self.thresholds.review), count),
+                ("calibration.scale", len(self.calibration.scale), self.logit_count),
+                ("calibration.offset", len(self.calibration.offset), self.logit_count),
+            )
+            if size != wanted
+        ]
+        if wrong:
+            raise ModelError(f"{wrong[0]} does not have one value for each of {count} labels", fix="Save it again")
+
+    @property
+    def logit_count(self) -> int:
+        """One for binary heads, else one a label."""
+        return 1 if self.config.output == "binary" else len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of all that decides a label: changes with any of it, and with nothing else."""
+        values: dict[str, Plain | Sequence[Plain]] = {
+            **{f"config.{name}": value for name, value in self.config.values().items()},
+            "labels": self.labels,
+            "dimension": self.dimension,
+            "encoder": self.origin.encoder_fingerprint,
+            "chunking": self.origin.chunking_fingerprint,
+            "calibration.scale": self.calibration.scale,
+            "calibration.offset": self.calibration.offset,
+            "positive": self.thresholds.positive,
+            "decision": self.thresholds.decision,
+            "review": self.thresholds.review,
+            "weights": self.weights_sha256,
+        }
+        return fingerprint("head/1", values)
+
+    def check_shard(self, *, where: str, encoder_fingerprint: str, chunking_fingerprint: str, dimension: int) -> None:
+        """Raise ModelError, naming both sides, unless the vectors at `where` are of the kind the head was made for."""
+        theirs = {"encoder": encoder_fingerprint, "chunking": chunking_fingerprint}
+        ours = {"encoder": self.origin.encoder_fingerprint, "chunking": self.origin.chunking_fingerprint}
+        names = {"encoder": f" ('{self.origin.encoder.name}')", "chunking": ""}
+        for kind, found in theirs.items():
+            if found != ours[kind]:
+                raise ModelError(
+                    f"{where} was made by {kind} {found}, the head was made for {kind} {ours[kind]}{names[kind]}",
+                    fix="Embed with the head's encoder and chunking, or train a head on these shards",
+                )
+        if dimension != self.dimension:
+            raise ModelError(
+                f"{where} holds vectors of {dimension} values, the head reads {self.dimension}",
+                fix="Embed with the head's encoder, or train a head on these shards",
+            )
+
+    def with_thresholds(
+        self, *, positive: float | None = None, review: Mapping[str, float] | None = None
+    ) -> "TrainedHead":
+        """The same head deciding differently. Raises ConfigError for an unknown label or a value outside 0..1."""
+        unknown = sorted(set(review or {}) - set(self.labels))
+        if unknown:
+            raise ConfigError(f"the head has no label '{unknown[0]}'", fix=f"It has: {', '.join(self.labels[:12])}")
+        old = self.thresholds
+        changed = tuple((review or {}).get(label, value) for label, value in zip(self.labels, old.review, strict=True))
+        return replace(
+            self,
+            thresholds=replace(old, positive=old.positive if positive is None else positive, review=changed),
+        )

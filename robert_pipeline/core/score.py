@@ -1,0 +1,108 @@
+"""From chunk vectors to labels: a trained head and one batch in, arrays of decisions out. Vectorised over documents.
+
+Axes: N chunks, B documents, D embedding, K labels. A document with NaN or infinity in any chunk is never decided: it
+is marked in `finite_B` and its other values mean nothing. Documents do not touch each other.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robert_pipeline.core.evidence import explain
+from robert_pipeline.core.head import Output
+from robert_pipeline.core.model import Calibration, TrainedHead
+from robert_pipeline.core.pack import borrow, finite_documents
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """Decisions of one batch. Everything is in document (or chunk) order."""
+
+    finite_B: Booleans
+    logits_BK: Floats
+    probabilities_BK: Floats
+    """Calibrated; one column a label, also for binary heads."""
+    candidate_B: Integers
+    """Index of the label the document would have."""
+    given_BK: Booleans
+    """Labels given: at most one a row unless the head is multi-label."""
+    needs_review_B: Booleans
+    contributions_N: Floats
+    passage_N_of_B: Integers
+    """Row in the batch of the chunk that added most to the candidate's logit."""
+
+
+@torch.inference_mode()
+def score(head: TrainedHead, vectors_ND: NDArray[np.floating], lengths_B: Integers) -> Scores:
+    """Label a batch of documents. Source of the evidence: `robert_pipeline.core.evidence`."""
+    vectors = borrow(vectors_ND)
+    lengths = torch.from_numpy(lengths_B)
+    module = head.module.eval()
+    documents_BS, states_NS = module.read(vectors, lengths)
+    logits_BK = module.classify(documents_BS).double().numpy()
+    probabilities_BK = label_probabilities(logits_BK, head.calibration, head.config.output)
+    candidate_B, given_BK, needs_review_B = decide(probabilities_BK, head)
+    binary = head.config.output == "binary"
+    class_B = np.zeros_like(candidate_B) if binary else candidate_B
+    evidence = explain(module, states_NS, documents_BS, lengths, torch.from_numpy(class_B))
+    contributions_N = evidence.contributions_N.double().numpy()
+    if binary:  # what speaks against the positive label speaks for the other
+        contributions_N = contributions_N * np.repeat(np.where(candidate_B == 1, 1.0, -1.0), lengths_B)
+    finite_B = finite_documents(vectors_ND, lengths_B)
+    return Scores(
+        finite_B=finite_B,
+        logits_BK=logits_BK,
+        probabilities_BK=probabilities_BK,
+        candidate_B=candidate_B,
+        given_BK=given_BK,
+        needs_review_B=needs_review_B,
+        contributions_N=contributions_N,
+        passage_N_of_B=strongest(contributions_N, lengths_B),
+    )
+
+
+def label_probabilities(logits_BK: Floats, calibration: Calibration, output: Output) -> Floats:
+    """Calibrated probability of every label (B, labels), float64; a binary head's one logit gives two columns."""
+    calibrated_BK = calibration.apply(logits_BK)
+    if output == "multiclass":
+        shifted_BK = np.exp(calibrated_BK - calibrated_BK.max(axis=1, keepdims=True))
+        softmax_BK: Floats = shifted_BK / shifted_BK.sum(axis=1, keepdims=True)
+        return softmax_BK
+    # 1 / (1 + e^-x) without overflow.
+    positive_BK: Floats = 0.5 * (1.0 + np.tanh(0.5 * calibrated_BK))
+    return np.concatenate([1.0 - positive_BK, positive_BK], axis=1) if output == "binary" else positive_BK
+
+
+def decide(probabilities_BK: Floats, head: TrainedHead) -> tuple[Integers, Booleans, Booleans]:
+    """Candidate label, labels given, and whether a label was withheld for review."""
+    rows = np.arange(len(probabilities_BK))
+    review_K = np.asarray(head.thresholds.review)
+    if head.config.output == "multilabel":
+        wanted_BK = probabilities_BK >= np.asarray(head.thresholds.decision)
+        given_BK = wanted_BK & (probabilities_BK >= review_K)
+        withheld_BK: Booleans = wanted_BK & ~given_BK
+        return probabilities_BK.argmax(axis=1), given_BK, np.asarray(withheld_BK.any(axis=1))
+    if head.config.output == "binary":
+        candidate_B: Integers = (probabilities_BK[:, 1] >= head.thresholds.positive).astype(np.int64)
+    else:
+        candidate_B = probabilities_BK.argmax(axis=1)
+    withheld_B: Booleans = probabilities_BK[rows, candidate_B] < review_K[candidate_B]
+    given_BK = np.zeros(probabilities_BK.shape, bool)
+    given_BK[rows, candidate_B] = ~withheld_B
+    return candidate_B, given_BK, withheld_B
+
+
+def strongest(values_N: Floats, lengths_B: Integers) -> Integers:
+    """Row of the largest value of each document, the first where there are several."""
+    starts_B = np.cumsum(lengths_B) - lengths_B
+    largest_N = np.repeat(np.maximum.reduceat(values_N, starts_B), lengths_B)
+    candidates = np.where(values_N == largest_N, np.arange(len(values_N)), len(values_N))
+    # NaN equals nothing: such a document is rejected, whatever row is named for it.
+    rows_B: Integers = np.minimum(np.minimum.reduceat(candidates, starts_B), starts_B + lengths_B - 1)
+    return rows_B
