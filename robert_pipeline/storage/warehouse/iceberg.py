@@ -138,7 +138,12 @@ class IcebergSink:
         """The rows of the snapshot that is current now; see Sink."""
         schema = contract_of(table).schema
         scanner = self.dataset(table, partition).scanner(columns=schema.names, batch_size=16_384)
-        return pa.RecordBatchReader.from_batches(schema, _exactly(schema, scanner.to_batches()))
+        return pa.RecordBatchReader.from_batches(schema, self._stream(table, schema, scanner))
+
+    def _stream(self, table: TableName, schema: pa.Schema, scanner: ds.Scanner) -> Iterator[pa.RecordBatch]:
+        with self._clear_errors(table):
+            for batch in scanner.to_batches():
+                yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
 
     def dataset(self, table: TableName, partition: str | None = None) -> ds.Dataset:
         """The data files of the snapshot that is current now; see Sink."""
@@ -146,9 +151,7 @@ class IcebergSink:
         with self._clear_errors(table):
             target = self._find(contract)
             if target is None:
-                raise WarehouseError(
-                    f"there is no table '{table}' in {self._uri}", fix="Publish a partition first"
-                )
+                raise WarehouseError(f"there is no table '{table}' in {self._uri}", fix="Publish a partition first")
             tasks = _tasks(target, partition)
             if any(task.delete_files for task in tasks):
                 raise WarehouseError(
@@ -212,9 +215,7 @@ class IcebergSink:
         self._persist(create)
         made = self._find(contract)
         if made is None:
-            raise WarehouseError(
-                f"table '{contract.name}' in {self._uri} vanished while it was made", fix="Try again"
-            )
+            raise WarehouseError(f"table '{contract.name}' in {self._uri} vanished while it was made", fix="Try again")
         return made
 
     def _persist(self, attempt: Callable[[], T]) -> T:
@@ -266,12 +267,7 @@ def _transient(error: Exception) -> bool:
         return False
     if isinstance(error, DBAPIError):
         reason = str(error.orig).lower()
-        return (
-            error.connection_invalidated
-            or "locked" in reason
-            or "busy" in reason
-            or "already exists" in reason
-        )
+        return error.connection_invalidated or "locked" in reason or "busy" in reason or "already exists" in reason
     return isinstance(error, ServiceUnavailableError)
 
 
@@ -312,8 +308,3 @@ def _files_dataset(table: Table, schema: pa.Schema, paths: list[str]) -> ds.Data
         format=file_format,
         filesystem=io.fs_by_scheme(scheme, host),
     )
-
-
-def _exactly(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        yield from pa.Table.from_batches([batch]).cast(schema).to_batches()

@@ -114,9 +114,7 @@ def checked(rows: Iterable[pa.RecordBatch], contract: Contract, partition: str) 
                     fix="Score the partition again",
                 )
         if not pc.all(pc.equal(batch.column("partition"), partition)).as_py():
-            raise WarehouseError(
-                f"{where}: a row belongs to another partition", fix="Score the partition again"
-            )
+            raise WarehouseError(f"{where}: a row belongs to another partition", fix="Score the partition again")
         yield pa.RecordBatch.from_arrays(batch.columns, schema=contract.schema)
 
 

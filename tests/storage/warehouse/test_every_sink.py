@@ -51,9 +51,7 @@ def finished(process):
 def test_first_commit_creates_the_table_and_its_ledger(sink):
     """A first run could not publish, or would publish without remembering it."""
     assert sink.commit_keys("predictions") == {}
-    assert (
-        sink.replace_partition("predictions", "day=1", [predictions("day=1", 3)], "key-1") is Commit.COMMITTED
-    )
+    assert sink.replace_partition("predictions", "day=1", [predictions("day=1", 3)], "key-1") is Commit.COMMITTED
     assert published(sink) == expected("day=1", 3)
     assert sink.commit_keys("predictions") == {"day=1": "key-1"}
     assert sink.commit_keys("rejects") == {}
@@ -76,21 +74,16 @@ def test_new_key_replaces_the_partition_and_no_other(sink):
     for day in ("day=1", "day=2", "day=10"):
         sink.replace_partition("predictions", day, [predictions(day, 4)], "key-1")
     assert (
-        sink.replace_partition("predictions", "day=1", [predictions("day=1", 2, "head-b")], "key-2")
-        is Commit.COMMITTED
+        sink.replace_partition("predictions", "day=1", [predictions("day=1", 2, "head-b")], "key-2") is Commit.COMMITTED
     )
-    assert published(sink) == sorted(
-        expected("day=1", 2, "head-b") + expected("day=2", 4) + expected("day=10", 4)
-    )
+    assert published(sink) == sorted(expected("day=1", 2, "head-b") + expected("day=2", 4) + expected("day=10", 4))
     assert sink.commit_keys("predictions") == {"day=1": "key-2", "day=2": "key-1", "day=10": "key-1"}
 
 
 def test_going_back_to_an_earlier_key_commits_again(sink):
     """A rollback to the head before would be taken for a repetition and change nothing."""
     for key, head in (("a", "head-a"), ("b", "head-b"), ("a", "head-a")):
-        assert (
-            sink.replace_partition("predictions", "p", [predictions("p", 2, head)], key) is Commit.COMMITTED
-        )
+        assert sink.replace_partition("predictions", "p", [predictions("p", 2, head)], key) is Commit.COMMITTED
     assert published(sink) == expected("p", 2)
 
 
@@ -134,9 +127,7 @@ def test_any_partition_name_is_stored_and_found(sink, partition, tmp_path):
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    partition=st.text(
-        st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40
-    ),
+    partition=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40),
     key=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40),
 )
 def test_any_name_and_key_round_trip(sink, partition, key):
@@ -194,9 +185,7 @@ def test_rows_come_back_as_they_went_in(sink, rows):
 )
 def test_hard_labels_and_texts_are_stored_as_they_are(sink, value):
     """A label that looks like SQL, or one of 200 kB, would stop a night's publication."""
-    batch = predictions(
-        "p", 2, label=value, labels=[value], candidate_label=value, probabilities=[(value, 1.0)]
-    )
+    batch = predictions("p", 2, label=value, labels=[value], candidate_label=value, probabilities=[(value, 1.0)])
     sink.replace_partition("predictions", "p", [batch], "a")
     assert sink.read("predictions").read_all().to_pylist() == batch.to_pylist()
 
@@ -230,9 +219,7 @@ def test_an_error_of_the_rows_leaves_the_old_version_and_comes_out_unchanged(sin
         sink.replace_partition("predictions", "p", breaking(), "b")
     assert published(sink) == expected("p", 2)
     assert sink.commit_keys("predictions") == {"p": "a"}
-    assert (
-        sink.replace_partition("predictions", "p", [predictions("p", 3, "head-b")], "b") is Commit.COMMITTED
-    )
+    assert sink.replace_partition("predictions", "p", [predictions("p", 3, "head-b")], "b") is Commit.COMMITTED
 
 
 @pytest.mark.parametrize(
@@ -327,8 +314,7 @@ def test_readers_see_the_old_or_the_new_version_whole(sink, warehouse, publisher
 def test_eight_writers_of_one_partition_leave_one_version(sink, warehouse, publisher, same_key):
     """Rows of two concurrent writers would be doubled or mixed; the same commit would be made twice."""
     writers = [
-        publisher(warehouse, "replace", "p", "key" if same_key else f"key-{i}", 200, f"head-{i}")
-        for i in range(8)
+        publisher(warehouse, "replace", "p", "key" if same_key else f"key-{i}", 200, f"head-{i}") for i in range(8)
     ]
     results = [finished(writer) for writer in writers]
     rows = published(sink)
@@ -359,9 +345,7 @@ def test_kill_in_the_middle_leaves_the_old_version_and_a_rerun_completes(sink, w
     writer.wait()
     assert published(sink) == expected("p", 3)
     assert sink.commit_keys("predictions") == {"p": "a"}
-    assert (
-        sink.replace_partition("predictions", "p", [predictions("p", 4, "head-b")], "b") is Commit.COMMITTED
-    )
+    assert sink.replace_partition("predictions", "p", [predictions("p", 4, "head-b")], "b") is Commit.COMMITTED
     assert published(sink) == expected("p", 4, "head-b")
 
 

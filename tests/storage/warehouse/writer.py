@@ -50,16 +50,14 @@ def die_at(sink, place, partition, key):
             method(*args, **kwargs)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(owner, method_name, deadly)
+    setattr(owner, method_name, staticmethod(deadly) if method_name == "_write_metadata" else deadly)
     sink.replace_partition("predictions", partition, [predictions(partition, 5, "killed")], key)
 
 
 def churn(sink, partition, rounds, rows):
     """Replace a partition again and again, each time by rows of another head."""
     for i in range(int(rounds)):
-        sink.replace_partition(
-            "predictions", partition, [predictions(partition, int(rows), f"head-{i}")], f"key-{i}"
-        )
+        sink.replace_partition("predictions", partition, [predictions(partition, int(rows), f"head-{i}")], f"key-{i}")
     say("done")
 
 
