@@ -138,7 +138,12 @@ class IcebergSink:
         """The rows of the snapshot that is current now; see Sink."""
         schema = contract_of(table).schema
         scanner = self.dataset(table, partition).scanner(columns=schema.names, batch_size=16_384)
-        return pa.RecordBatchReader.from_batches(schema, _exactly(schema, scanner.to_batches()))
+        return pa.RecordBatchReader.from_batches(schema, self._stream(table, schema, scanner))
+
+    def _stream(self, table: TableName, schema: pa.Schema, scanner: ds.Scanner) -> Iterator[pa.RecordBatch]:
+        with self._clear_errors(table):
+            for batch in scanner.to_batches():
+                yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
 
     def dataset(self, table: TableName, partition: str | None = None) -> ds.Dataset:
         """The data files of the snapshot that is current now; see Sink."""
@@ -303,8 +308,3 @@ def _files_dataset(table: Table, schema: pa.Schema, paths: list[str]) -> ds.Data
         format=file_format,
         filesystem=io.fs_by_scheme(scheme, host),
     )
-
-
-def _exactly(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
