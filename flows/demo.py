@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 SHOWN_ARTICLES = 4
 PASSAGE_CHARACTERS = 160
+NEXT_QUERY = "SELECT label, count(*) AS articles, avg(probability) AS probability FROM predictions GROUP BY label"
 LEARN_DAYS_WITHOUT_FAST_BFLOAT16 = 3
 
 
@@ -27,9 +28,9 @@ def main() -> None:
     # Only now: Prefect reads its settings when it is imported.
     from flows.demo_corpus import HISTORY, TO_LABEL, write_demo_corpus
     from flows.label import label_partitions
-    from robert_pipeline.terminal import embedding_progress, say
     from robert_pipeline.runs.identity import new_run_id
     from robert_pipeline.runs.plan import plan
+    from robert_pipeline.terminal import embedding_progress, say
 
     write_demo_corpus(options.folder)
     settings = _settings(options.folder)
@@ -85,8 +86,8 @@ def _learn_days(all_days: int) -> int:
 
 def _show(folder: Path, settings: "Settings", report: "LabelReport") -> None:
     from flows.demo_corpus import read_truth
-    from robert_pipeline.terminal import say
     from robert_pipeline.runs.query import query
+    from robert_pipeline.terminal import say
 
     rows = query(
         settings.warehouse,
@@ -122,10 +123,7 @@ def _show(folder: Path, settings: "Settings", report: "LabelReport") -> None:
     robert = Path(sys.executable).with_name("robert")
     shown = robert.relative_to(Path.cwd()) if robert.is_relative_to(Path.cwd()) else robert
     say("\nnext:")
-    say(
-        f"  {shown} query --warehouse {folder}/warehouse "
-        '"SELECT label, count(*) AS articles, avg(probability) AS probability FROM predictions GROUP BY label"'
-    )
+    say(f'  {shown} query --warehouse {folder}/warehouse "{NEXT_QUERY}"')
     say(f"  {shown} plan --config {folder}/robert.toml")
     say(f"  {shown} predict YOUR.parquet --model {folder}/model --out labelled.parquet")
 

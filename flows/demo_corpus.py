@@ -1,6 +1,7 @@
 """The demo's corpus: 2,225 BBC News articles (Greene and Cunningham 2006), as a company would have them.
 
-Ten past days carry labels, two days wait for theirs; their true labels lie beside the corpus, for the final report only.
+Ten past days carry labels, two days wait for theirs; the true labels of those lie beside the corpus, for the final
+report only.
 """
 
 import hashlib

@@ -5,8 +5,9 @@ repeated finds its work done.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import Task, flow, get_run_logger, task
 from prefect.client.schemas.objects import State, TaskRun
 
 from robert_pipeline.config import Settings
@@ -18,32 +19,34 @@ from robert_pipeline.runs import score as score_run
 from robert_pipeline.runs import train as train_run
 from robert_pipeline.runs.embed import EmbedReport
 from robert_pipeline.runs.identity import new_run_id
-from robert_pipeline.runs.label import LabelReport
+from robert_pipeline.runs.label import LabelReport, check_warehouse
 from robert_pipeline.runs.publish import PublishReport
 from robert_pipeline.runs.score import ScoreReport
+from robert_pipeline.storage.heads import has_head
+
+RETRIES = 2
+RETRY_SECONDS: list[float] = [10, 60]
 
 
-async def _is_transient(_task: object, _run: TaskRun, state: State[object]) -> bool:
+async def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Retry what may go away by itself; what names its own fix will not."""
-    try:
-        await state.result(raise_on_failure=True)
-    except RobertError:
-        return False
-    except Exception:
-        return True
-    return False
+    return not isinstance(await state.aresult(raise_on_failure=False), RobertError)
 
 
-_retrying = {"retries": 2, "retry_delay_seconds": [10, 60], "retry_condition_fn": _is_transient}
+@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
+def plan(settings: Settings, partitions: Sequence[str], run_id: str) -> int:
+    """Find what would stop the run before anything is embedded; gives the number of units to embed."""
+    check_warehouse(settings)
+    return len(plan_run.plan(settings, partitions=partitions, run_id=run_id).missing)
 
 
-@task(**_retrying)
+@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
 def embed(settings: Settings, partitions: Sequence[str], run_id: str) -> EmbedReport:
     """Embed what has no vectors yet."""
     return embed_run.embed(settings, partitions=partitions, run_id=run_id)
 
 
-@task(**_retrying)
+@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
 def train(settings: Settings, partitions: Sequence[str], run_id: str) -> str:
     """Train a head on labelled partitions; gives its fingerprint."""
     planned = plan_run.plan(settings, partitions=partitions, run_id=run_id)
@@ -51,13 +54,13 @@ def train(settings: Settings, partitions: Sequence[str], run_id: str) -> str:
     return report.head.fingerprint
 
 
-@task(**_retrying)
+@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
 def score(settings: Settings, partitions: Sequence[str], run_id: str) -> ScoreReport:
     """Label what the current head has not labelled yet."""
     return score_run.score(plan_run.plan(settings, partitions=partitions, run_id=run_id), model=settings.model)
 
 
-@task(**_retrying)
+@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
 def publish(settings: Settings, partitions: Sequence[str], run_id: str) -> PublishReport:
     """Replace the partitions of the published table."""
     return publish_run.publish(settings, plan_run.plan(settings, partitions=partitions, run_id=run_id))
@@ -73,7 +76,8 @@ def label_partitions(
     """
     log = get_run_logger()
     run_id = new_run_id()
-    learning = list(learn_from or ()) if retrain or not train_run.has_head(settings.model) else []
+    learning = list(learn_from or ()) if retrain or not has_head(settings.model) else []
+    log.info("run %s: %d units to embed", run_id, plan(settings, [*learning, *partitions], run_id))
     embedded = embed(settings, [*learning, *partitions], run_id)
     log.info("run %s: %d of %d units embedded", run_id, embedded.embedded_unit_count, embedded.unit_count)
     if learning:

@@ -74,7 +74,7 @@ def training_progress() -> Iterator[Callable[["Epoch"], None]]:
         task = progress.add_task("reading vectors", total=None)
 
         def on_epoch(epoch: "Epoch") -> None:
-            progress.update(task, description=f"epoch {epoch.number}: held-out loss {epoch.held_out_loss:.4f}")
+            progress.update(task, description=f"epoch {epoch.number}: held-out loss {epoch.validation_loss:.4f}")
 
         yield on_epoch
 

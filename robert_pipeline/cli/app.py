@@ -6,8 +6,8 @@ import typer
 from rich.markup import escape
 
 from robert_pipeline.cli import commands
-from robert_pipeline.terminal import error_console
 from robert_pipeline.errors import RobertError
+from robert_pipeline.terminal import error_console
 
 DEBUG_FLAG = "--debug"
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robert_pipeline.cli.options import with_settings
-from robert_pipeline.terminal import embedding_progress, say, show_arrow, show_table, training_progress
 from robert_pipeline.config import Columns, Settings, Warehouse
+from robert_pipeline.terminal import embedding_progress, say, show_arrow, show_table, training_progress
 
 if TYPE_CHECKING:
     from robert_pipeline.runs.publish import PublishReport
@@ -100,7 +100,7 @@ def train(
     settings: Settings,
     partition: Partitions = None,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same head.")] = 0,
-    hidden_size: Annotated[int, typer.Option("--hidden-size", help="Units of the LSTM.")] = 100,
+    hidden: Annotated[int, typer.Option("--hidden", help="Units of the LSTM.")] = 100,
 ) -> None:
     """Train a head on the labelled documents of embedded partitions.
 
@@ -117,7 +117,7 @@ def train(
     request = TrainRequest(
         settings=settings,
         planned=planned,
-        head=HeadConfig(hidden_size=hidden_size),
+        head=HeadConfig(hidden=hidden),
         training=TrainingConfig(seed=seed),
     )
     with training_progress() as on_epoch:

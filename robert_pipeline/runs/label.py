@@ -25,8 +25,13 @@ def label(settings: Settings, planned: Plan) -> LabelReport:
     What would stop the run (no head, a head for another encoder, a foreign table) is found before anything is embedded.
     """
     load_head_for(planned, model=settings.model)
-    open_warehouse(settings.warehouse).check()
+    check_warehouse(settings)
     embedded = embed_plan(planned)
     planned = planned.embedded()
     scored = score(planned, model=settings.model)
     return LabelReport(embed=embedded, score=scored, publish=publish(settings, planned))
+
+
+def check_warehouse(settings: Settings) -> None:
+    """Raise WarehouseError where nothing could be published, so that it is known before anything is embedded."""
+    open_warehouse(settings.warehouse).check()

@@ -25,7 +25,7 @@ class Outcome:
     @property
     def documents(self) -> int:
         """Rows of the corpus partition."""
-        return self.labelled + self.rejects.num_rows
+        return self.labelled + int(self.rejects.num_rows)
 
     def predictions(self) -> Iterator[pa.RecordBatch]:
         """The labelled rows, in corpus order, in the contract's schema."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from robert_pipeline.config import Columns, Settings
-from robert_pipeline.errors import StoreError
 from robert_pipeline.core.plan import plan_units, repeated_ids
+from robert_pipeline.errors import StoreError
 from robert_pipeline.stages.embedding import EmbedJob
 from robert_pipeline.storage.corpus import Corpus, open_corpus
 from robert_pipeline.storage.encoders import EncoderIdentity, identify_encoder
@@ -88,8 +88,7 @@ def plan(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) -> 
         run_id=run_id,
     )
     names = list(partitions) or corpus.partitions()
-    partitions = tuple(_plan_partition(corpus, job, name) for name in names)
-    return Plan(job=job, encoder=encoder, partitions=partitions)
+    return Plan(job=job, encoder=encoder, partitions=tuple(_plan_partition(corpus, job, name) for name in names))
 
 
 def corpus_documents(uri: str, columns: Columns) -> int:

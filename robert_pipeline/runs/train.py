@@ -11,7 +11,6 @@ from robert_pipeline.core.head import HeadConfig
 from robert_pipeline.core.model import TrainedHead, VectorOrigin
 from robert_pipeline.core.recipe import LabelledVectors, Recipe, train_head
 from robert_pipeline.core.train import Epoch, TrainingConfig
-from robert_pipeline.errors import StoreError
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.storage.corpus import open_corpus
 from robert_pipeline.storage.heads import save_head
@@ -101,13 +100,8 @@ def read_training_set(settings: Settings, planned: Plan, path: Path) -> Training
 
 def planned_shards(planned: Plan) -> Iterator[EmbeddingShard]:
     """The shards of a plan, partition by partition, in corpus order. Raises StoreError for one that is missing."""
+    planned.require_embedded()
     store = open_store(planned.job.store)
     for partition in planned.partitions:
-        if partition.missing:
-            raise StoreError(
-                f"partition '{partition.partition}' is not wholly embedded: {len(partition.missing)} of "
-                f"{len(partition.units)} units are missing",
-                fix="Run `robert embed` first",
-            )
         for unit in partition.units:
             yield open_shard(store.files, store.embedding_path(planned.job.key, partition.partition, unit.unit_id))

@@ -63,6 +63,11 @@ def _to_json(head: TrainedHead, weights_file: str) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
+def has_head(model_dir: str) -> bool:
+    """Whether there is a head in `model_dir`, whole or not."""
+    return Files(model_dir).exists(HEAD_FILE)
+
+
 def load_head(model_dir: str) -> TrainedHead:
     """The head in `model_dir`, on the CPU, ready to score. Raises ModelError where it is missing or damaged."""
     files = Files(model_dir)
