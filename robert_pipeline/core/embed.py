@@ -28,11 +28,11 @@ class BatchBudget:
 
     tokens: int
 
-    def halve(self, longest: int) -> bool:
-        """Make the budget smaller; False where a batch of one sequence of `longest` tokens is already the least."""
-        if self.tokens <= longest:
+    def halve(self, longest: int, sequences: int) -> bool:
+        """Make the budget smaller than the batch that did not fit; False where that was a single sequence."""
+        if sequences <= 1:
             return False
-        self.tokens = max(longest, self.tokens // 2)
+        self.tokens = longest * (sequences // 2)
         return True
 
 
@@ -107,8 +107,8 @@ def _encode(
         ]
         try:
             vectors_ND[chosen] = encoder(sequences)
-        except RuntimeError as error:
-            if not _out_of_memory(error) or not budget.halve(longest):
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error) or not budget.halve(longest, len(chosen)):
                 raise
             log.warning("out of memory: batches of %d tokens from here on", budget.tokens)
             continue
@@ -117,6 +117,6 @@ def _encode(
     return vectors_ND
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def _out_of_memory(error: Exception) -> bool:
     # torch's CPU allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

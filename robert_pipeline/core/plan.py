@@ -4,7 +4,9 @@ Fragments (files and their row groups) enter; work units leave, the same for the
 """
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -26,6 +28,7 @@ def plan_units(
     Small row groups are put together, also across files; a larger one is cut into equal row counts. Every row of the
     partition is in exactly one unit.
     """
+    repeats = _by_file(duplicates)
     units: list[WorkUnit] = []
     ranges: list[RowRange] = []
     held_bytes = 0
@@ -33,7 +36,7 @@ def plan_units(
     def close() -> None:
         nonlocal held_bytes
         if ranges:
-            units.append(_unit(partition, tuple(ranges), held_bytes, duplicates))
+            units.append(_unit(partition, tuple(ranges), held_bytes, repeats))
             ranges.clear()
             held_bytes = 0
 
@@ -50,7 +53,8 @@ def _pieces(fragments: Sequence[Fragment], unit_bytes: int) -> Iterator[tuple[Ro
     for fragment in fragments:
         first_file_row = 0
         for index, group in enumerate(fragment.row_groups):
-            count = min(max(1, -(-group.text_bytes // unit_bytes)), max(1, group.row_count))
+            most_rows = max(1, group.row_count * unit_bytes // max(1, group.text_bytes))
+            count = max(1, -(-group.row_count // most_rows))
             edges = [group.row_count * i // count for i in range(count + 1)]
             for start, stop in pairwise(edges):
                 if stop > start:
@@ -66,25 +70,34 @@ def _pieces(fragments: Sequence[Fragment], unit_bytes: int) -> Iterator[tuple[Ro
             first_file_row += group.row_count
 
 
+def _by_file(duplicates: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = defaultdict(list)
+    for file, row in duplicates:
+        rows[file].append(row)
+    return {file: sorted(found) for file, found in rows.items()}
+
+
 def _unit(
-    partition: str, ranges: tuple[RowRange, ...], text_bytes: int, duplicates: Sequence[tuple[str, int]]
+    partition: str, ranges: tuple[RowRange, ...], text_bytes: int, repeats: Mapping[str, Sequence[int]]
 ) -> WorkUnit:
-    own = tuple(
-        (file, row)
-        for file, row in duplicates
-        if any(r.file == file and r.first_file_row <= row < r.first_file_row + r.row_count for r in ranges)
-    )
-    return WorkUnit(partition=partition, ranges=ranges, duplicate_rows=own, text_bytes=text_bytes)
+    own: list[tuple[str, int]] = []
+    for part in ranges:
+        rows = repeats.get(part.file, ())
+        first = bisect_left(rows, part.first_file_row)
+        last = bisect_left(rows, part.first_file_row + part.row_count)
+        own += [(part.file, row) for row in rows[first:last]]
+    return WorkUnit(partition=partition, ranges=ranges, duplicate_rows=tuple(own), text_bytes=text_bytes)
 
 
 def repeated_ids(read_ids: Callable[[], IdRows]) -> list[tuple[str, int]]:
-    """(file, row) of every row whose doc_id an earlier row has. Eight bytes of memory a row.
+    """(file, row) of every row whose doc_id an earlier row has. Nine bytes of memory a row.
 
     `read_ids` is called a second time only where 64-bit hashes repeat, to compare the ids themselves.
     """
     hashes = array("q", (hash(doc_id) if doc_id else 0 for _, _, doc_id in read_ids()))
-    values, counts = np.unique(np.frombuffer(hashes, np.int64), return_counts=True)
-    suspects = set(values[counts > 1].tolist())
+    sorted_hashes = np.frombuffer(hashes, np.int64)
+    sorted_hashes.sort()  # in place
+    suspects = set(sorted_hashes[1:][sorted_hashes[1:] == sorted_hashes[:-1]].tolist())
     seen: set[bytes] = set()
     repeats: list[tuple[str, int]] = []
     if suspects - {0}:

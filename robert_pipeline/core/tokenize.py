@@ -54,7 +54,7 @@ class Tokenizer:
         return len(self.prefix_ids) + len(self.suffix_ids)
 
     def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Tokenise whole texts. A mark like '[SEP]' in a text is a token of it, as the checkpoint reads it."""
+        """Tokenise whole texts. A mark like '[SEP]' that stands in a text is one token, as the checkpoint reads it."""
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         counts_B = np.array([len(encoding) for encoding in encodings], np.int64)
         flat = [np.array(encoding.ids, np.int32) for encoding in encodings]

@@ -4,6 +4,7 @@ Streams the unit in blocks, so memory does not grow with it. Knows no engine: im
 transformers, pyarrow and numpy.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from robert_pipeline.config import Chunking, Columns, Embedding, EncoderSource
 from robert_pipeline.core.embed import BatchBudget, EmbeddedTexts, embed_texts
 from robert_pipeline.errors import EncoderError
 from robert_pipeline.stages.progress import Done, report
-from robert_pipeline.storage.corpus import open_corpus
+from robert_pipeline.storage.corpus import read_unit
 from robert_pipeline.storage.encoders import LoadedEncoder, load_encoder
 from robert_pipeline.storage.rejects import reject_rows, write_rejects
 from robert_pipeline.storage.shards import ShardHeader, ShardWriter, chunk_rows
@@ -24,6 +25,7 @@ from robert_pipeline.storage.store import EmbeddingKey, open_store
 from robert_pipeline.types import Counts, Document, Reject, Stamp, WorkUnit
 
 Clock = Callable[[], float]
+_loading = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +51,14 @@ class EmbedJob:
         )
 
 
-@lru_cache(maxsize=1)
 def worker_encoder(source: EncoderSource, expected_fingerprint: str) -> LoadedEncoder:
     """The encoder of this process, loaded once. Raises EncoderError where the run was planned with another."""
+    with _loading:  # an engine may set up several threads at once
+        return _load_planned(source, expected_fingerprint)
+
+
+@lru_cache(maxsize=1)
+def _load_planned(source: EncoderSource, expected_fingerprint: str) -> LoadedEncoder:
     loaded = load_encoder(source)
     if loaded.identity.fingerprint != expected_fingerprint:
         raise EncoderError(
@@ -60,6 +67,12 @@ def worker_encoder(source: EncoderSource, expected_fingerprint: str) -> LoadedEn
             fix="Give all workers the same checkpoint, and pin --precision where their processors differ",
         )
     return loaded
+
+
+@lru_cache(maxsize=8)
+def _worker_budget(_encoder_fingerprint: str, batch_tokens: int) -> BatchBudget:
+    # One a process: what fitted into memory in one unit is what the next one starts with.
+    return BatchBudget(tokens=batch_tokens)
 
 
 def embed_unit(unit: WorkUnit, job: EmbedJob, loaded: LoadedEncoder, *, clock: Clock = time.time) -> Counts:
@@ -73,12 +86,12 @@ def embed_unit(unit: WorkUnit, job: EmbedJob, loaded: LoadedEncoder, *, clock: C
     if store.files.exists(path):
         return Counts()
     started = clock()
-    budget = BatchBudget(tokens=job.embedding.batch_tokens)
+    budget = _worker_budget(job.encoder_fingerprint, job.embedding.batch_tokens)
     rejects: list[Reject] = []
     counts = Counts()
     with store.files.writing(path) as temporary:
         writer = ShardWriter(temporary, dimension=loaded.encoder.dimension, vector_dtype=job.embedding.vector_dtype)
-        rows = open_corpus(job.corpus, job.columns).read(unit)
+        rows = read_unit(job.corpus, job.columns, unit)
         for documents in _blocks(rows, rejects, job.embedding.block_bytes):
             counts += _embed_block(documents, job.chunking, loaded, budget, writer, rejects)
         counts += Counts(documents=len(rejects), rejected=len(rejects))
@@ -113,7 +126,7 @@ def _blocks(rows: Iterator[Document | Reject], rejects: list[Reject], block_byte
             rejects.append(row)
             continue
         block.append(row)
-        held += len(row.text)
+        held += len(row.text.encode())
         if held >= block_bytes:
             yield block
             block, held = [], 0

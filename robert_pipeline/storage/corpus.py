@@ -4,6 +4,7 @@ An address enters; partitions, fragments and documents leave. What concerns the 
 any row is read; a row that cannot be labelled leaves as a Reject. Never cuts or skips a row in silence.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -12,10 +13,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from robert_pipeline.config import Columns, text_hash
+from robert_pipeline.config import Columns, fingerprint, text_hash
 from robert_pipeline.errors import CorpusError
 from robert_pipeline.storage.files import FileEntry, Files
-from robert_pipeline.types import Document, Fragment, Reject, RowGroup, WorkUnit
+from robert_pipeline.types import Document, Fragment, Reject, RowGroup, RowRange, WorkUnit
 
 WHOLE_CORPUS = "all"
 """The partition of files that lie in no sub-folder."""
@@ -54,7 +55,7 @@ class Corpus:
         return fragments
 
     def _fragment(self, entry: FileEntry) -> Fragment:
-        with self._parquet(entry.path) as file:
+        with self._damage_in(entry.path), self._parquet(entry.path) as file:
             schema = file.schema_arrow
             for column in (self.columns.doc_id, self.columns.text):
                 self._check_column(entry.path, schema, column)
@@ -62,15 +63,21 @@ class Corpus:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             return Fragment(
                 file=entry.path,
-                revision=entry.revision,
+                revision=self._revision(entry),
                 row_groups=tuple(
                     RowGroup(row_count=g.num_rows, text_bytes=g.column(text).total_uncompressed_size) for g in groups
                 ),
             )
 
+    def _revision(self, entry: FileEntry) -> str:
+        # What is read from a file depends on the columns too; the true label decides no vector.
+        read = fingerprint("columns/1", {"doc_id": self.columns.doc_id, "text": self.columns.text})
+        return f"{entry.revision}-{read[:8]}"
+
     def _check_column(self, file: str, schema: pa.Schema, column: str) -> None:
         place = self.files.describe(file)
-        option = "doc-id" if column == self.columns.doc_id else "text"
+        options = {self.columns.label: "label", self.columns.doc_id: "doc-id", self.columns.text: "text"}
+        option = options[column]
         if schema.names.count(column) != 1:
             fault = "has no column" if column not in schema.names else "has more than one column"
             raise CorpusError(
@@ -81,9 +88,12 @@ class Corpus:
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
         textual = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, *_BINARY)
-        allowed = (*textual, pa.types.is_integer) if column == self.columns.doc_id else textual
+        allowed, wanted = {
+            "text": (textual, "text"),
+            "doc-id": ((*textual, pa.types.is_integer), "text or integer"),
+            "label": ((*textual, pa.types.is_integer, pa.types.is_boolean, pa.types.is_null), "text or integer"),
+        }[option]
         if not any(check(kind) for check in allowed):
-            wanted = "text or integer" if column == self.columns.doc_id else "text"
             raise CorpusError(
                 f"column '{column}' of {place} is {kind}, not {wanted}",
                 fix=f"Cast it to string, or name another one with --{option}-column",
@@ -117,21 +127,21 @@ class Corpus:
         """(doc_id, true label) of every row with a readable id. Raises CorpusError where there is no label column."""
         for fragment in self.fragments(partition):
             columns = [self.columns.doc_id, self.columns.label]
-            with self._parquet(fragment.file) as file:
-                if self.columns.label not in file.schema_arrow.names:
-                    raise CorpusError(
-                        f"{self.files.describe(fragment.file)} has no column '{self.columns.label}'",
-                        fix="Name the column that holds the true labels with --label-column",
-                    )
+            with self._damage_in(fragment.file), self._parquet(fragment.file) as file:
+                self._check_column(fragment.file, file.schema_arrow, self.columns.label)
             for batch in self._batches(fragment.file, list(range(len(fragment.row_groups))), columns):
                 for doc_id, label in zip(_values(batch.column(0)), _values(batch.column(1)), strict=True):
                     if doc_id is not None:
                         yield _decode(doc_id) or "", None if label is None else _decode(label)
 
     def read(self, unit: WorkUnit) -> Iterator[Document | Reject]:
-        """Every row of a work unit, in order, as a document or as a reject. Streams; holds one small batch."""
+        """Every row of a work unit, in order, as a document or as a reject. Streams; holds one small batch.
+
+        Raises CorpusError where a file is not the one that was planned, or is damaged.
+        """
         repeats = set(unit.duplicate_rows)
         for part in unit.ranges:
+            self._check_unchanged(part)
             row_in_group = 0
             last = part.first_row + part.row_count
             for batch in self._batches(part.file, [part.row_group], [self.columns.doc_id, self.columns.text]):
@@ -143,13 +153,34 @@ class Corpus:
                     row_in_group += 1
                 if row_in_group >= last:
                     break
+            if row_in_group < last:
+                raise CorpusError(
+                    f"{self.files.describe(part.file)} is damaged: row group {part.row_group} ends after "
+                    f"{row_in_group} rows",
+                    fix="Restore the file and run again",
+                )
+
+    def _check_unchanged(self, part: RowRange) -> None:
+        try:
+            found = self._revision(self.files.entry(part.file))
+        except FileNotFoundError:
+            found = "nothing"
+        if found != part.revision:
+            raise CorpusError(
+                f"{self.files.describe(part.file)} has changed since the run was planned",
+                fix="Run again; units that are done are kept",
+            )
 
     def _batches(self, file: str, row_groups: list[int], columns: list[str]) -> Iterator[pa.RecordBatch]:
+        with self._damage_in(file), self._parquet(file) as parquet:
+            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=row_groups, columns=columns):
+                yield batch.select(columns)
+
+    @contextlib.contextmanager
+    def _damage_in(self, file: str) -> Iterator[None]:
         try:
-            with self._parquet(file) as parquet:
-                for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=row_groups, columns=columns):
-                    yield batch.select(columns)
-        except (pa.ArrowException, OSError) as error:
+            yield
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorpusError(
                 f"{self.files.describe(file)} is damaged: {_first_line(error)}",
                 fix="Restore the file and run again",
@@ -161,14 +192,9 @@ _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view
 
 def open_corpus(uri: str, columns: Columns) -> Corpus:
     """Find the corpus at a folder or a file. Raises CorpusError where there is none, or where it holds other files."""
-    files = Files(uri)
-    kind = files.kind()
-    if kind == pafs.FileType.NotFound:
-        raise CorpusError(f"corpus {uri} does not exist", fix="Give a folder of Parquet files or one Parquet file")
-    if kind == pafs.FileType.File:
-        parent, _, name = uri.rpartition("/")
-        files = Files(parent or ".")
-        return Corpus(files=files, columns=columns, entries=(files.entry(name),))
+    files, file = _root(uri)
+    if file is not None:
+        return Corpus(files=files, columns=columns, entries=(files.entry(file),))
     entries = tuple(entry for entry in files.list() if not _is_hidden(entry.path))
     for entry in entries:
         if PurePosixPath(entry.path).suffix not in (".parquet", ".pq"):
@@ -179,6 +205,24 @@ def open_corpus(uri: str, columns: Columns) -> Corpus:
     if not entries:
         raise CorpusError(f"corpus {uri} holds no Parquet file", fix="Make one with `robert import`")
     return Corpus(files=files, columns=columns, entries=entries)
+
+
+def read_unit(uri: str, columns: Columns, unit: WorkUnit) -> Iterator[Document | Reject]:
+    """The rows of one work unit of the corpus at `uri`, as `Corpus.read` gives them; lists nothing."""
+    return Corpus(files=_root(uri)[0], columns=columns, entries=()).read(unit)
+
+
+def _root(uri: str) -> tuple[Files, str | None]:
+    """The corpus' folder, and the file's name where the corpus is one file."""
+    files = Files(uri)
+    kind = files.kind()
+    if kind == pafs.FileType.NotFound:
+        raise CorpusError(f"corpus {uri} does not exist", fix="Give a folder of Parquet files or one Parquet file")
+    if kind != pafs.FileType.File:
+        return files, None
+    address, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    parent, slash, name = address.rpartition("/")
+    return Files(f"{parent or slash or '.'}{mark}{query}"), name
 
 
 def _partition_of(path: str) -> str:

@@ -4,16 +4,21 @@ A source enters; its identity (hashes of what decides a vector) or the loaded mo
 never runs code that comes with a checkpoint.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robert_pipeline.config import Chunking, EncoderSource, fingerprint
 from robert_pipeline.errors import ConfigError, EncoderError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from robert_pipeline.core.encoder import Encoder, Pooled
     from robert_pipeline.core.tokenize import Tokenizer
 
@@ -28,8 +33,22 @@ TOKENIZER_FILES = (
     "spiece.model",
     "spm.model",
     "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+VOCABULARY_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
 )
 POOLING_FILE = "1_Pooling/config.json"
+_FLAGS = tuple(
+    f"pooling_mode_{mode}"
+    for mode in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +92,12 @@ def identify_encoder(source: EncoderSource) -> EncoderIdentity:
             f"encoder {folder} has no *.safetensors weights",
             fix="Convert it with transformers' save_pretrained; pickled weights are never loaded",
         )
+    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
+        # transformers would make up a tokenizer that knows no word.
+        raise EncoderError(
+            f"encoder {folder} has no tokenizer (tokenizer.json or a vocabulary)",
+            fix="Put the checkpoint's own tokenizer files beside its weights",
+        )
     pooling = _pooling(source, folder)
     precision = _precision(source)
     tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
@@ -98,34 +123,41 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
     """Load model and tokenizer onto the CUDA device where there is one, else the CPU. Raises EncoderError."""
     import torch
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
 
     from robert_pipeline.core.encoder import Encoder
     from robert_pipeline.core.tokenize import Tokenizer
 
     identity = identify_encoder(source)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model, report = AutoModel.from_pretrained(
-            identity.folder,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=getattr(torch, identity.precision),
-            output_loading_info=True,
-            local_files_only=True,
-        )
-        loaded = AutoTokenizer.from_pretrained(identity.folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        with _quiet_transformers():
+            model, report = AutoModel.from_pretrained(
+                identity.folder,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=getattr(torch, identity.precision),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # to name the weight below
+                local_files_only=True,
+            )
+            loaded = AutoTokenizer.from_pretrained(identity.folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # a broken checkpoint makes transformers and safetensors raise of every kind
         first = str(error).strip().split("\n")[0]
         raise EncoderError(
             f"encoder {identity.folder} cannot be loaded: {first}",
             fix="Give a BERT-family checkpoint that is whole",
         ) from error
-    _check_weights(identity, report["missing_keys"])
+    _check_model(identity, model)
+    _check_weights(identity, report)
     if not getattr(loaded, "is_fast", False):
         raise EncoderError(
             f"encoder {identity.folder} has no fast tokenizer (tokenizer.json)",
             fix="Save it once with AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+        )
+    words, rows = int(loaded.vocab_size), int(model.get_input_embeddings().num_embeddings)
+    if words > rows:
+        raise EncoderError(
+            f"encoder {identity.folder} has a tokenizer of {words} tokens, its model knows {rows}",
+            fix="Put the checkpoint's own tokenizer files beside its weights",
         )
     pad_id = int(loaded.pad_token_id or 0)
     tokenizer = Tokenizer(loaded.backend_tokenizer, pad_id=pad_id)
@@ -138,8 +170,7 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         ),
         tokenizer=tokenizer,
-        max_chunk_tokens=_max_sequence_tokens(model.config, int(loaded.model_max_length), pad_id)
-        - tokenizer.special_token_count,
+        max_chunk_tokens=_max_sequence_tokens(model, int(loaded.model_max_length)) - tokenizer.special_token_count,
     )
 
 
@@ -150,7 +181,7 @@ def _find(source: EncoderSource) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    patterns = ["config.json", "*.safetensors", POOLING_FILE, *TOKENIZER_FILES]
+    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", POOLING_FILE, *TOKENIZER_FILES]
     try:
         return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=patterns))
     except (OSError, ValueError, HFValidationError) as error:
@@ -187,8 +218,15 @@ def _pooling(source: EncoderSource, folder: Path) -> "Pooled":
         return source.pooling
     if (folder / POOLING_FILE).is_file():
         stated = _read_json(folder / POOLING_FILE)
-        if stated.get("pooling_mode_cls_token") or stated.get("pooling_mode") == "cls":
+        modes = [key.removeprefix("pooling_mode_") for key, value in stated.items() if value is True and key in _FLAGS]
+        modes = [str(stated["pooling_mode"])] if stated.get("pooling_mode") else modes
+        if modes in (["cls_token"], ["cls"]):
             return "cls"
+        if modes not in (["mean_tokens"], ["mean"]):
+            raise EncoderError(
+                f"encoder {folder} was trained with pooling '{' + '.join(modes) or 'none'}', which is not offered",
+                fix="Choose --pooling mean, cls or pooler, or another encoder",
+            )
     return "mean"
 
 
@@ -202,8 +240,39 @@ def _precision(source: EncoderSource) -> str:
     return fast_precision(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _check_weights(identity: EncoderIdentity, missing: list[str]) -> None:
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _check_model(identity: EncoderIdentity, model: "PreTrainedModel") -> None:
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise EncoderError(
+            f"encoder {identity.folder} is a '{model.config.model_type}' model, an encoder with a decoder",
+            fix="Give a BERT-family checkpoint",
+        )
+    if identity.pooling == "pooler" and getattr(model, "pooler", None) is None:
+        raise EncoderError(f"encoder {identity.folder} has no pooler", fix="Use --pooling mean or cls")
+
+
+def _check_weights(identity: EncoderIdentity, report: "Mapping[str, Collection[Any]]") -> None:
     # Weights that the checkpoint lacks are filled with random numbers: a vector of noise, without a word.
+    if report["mismatched_keys"]:
+        name, found, wanted = sorted(report["mismatched_keys"])[0]
+        raise EncoderError(
+            f"encoder {identity.folder} has weight '{name}' of shape {tuple(found)}, its config.json says "
+            f"{tuple(wanted)}",
+            fix="Restore the checkpoint: weights and config.json are of different models",
+        )
+    missing = report["missing_keys"]
     lacking = [key for key in missing if identity.pooling == "pooler" or not key.startswith("pooler.")]
     if lacking:
         raise EncoderError(
@@ -212,10 +281,11 @@ def _check_weights(identity: EncoderIdentity, missing: list[str]) -> None:
         )
 
 
-def _max_sequence_tokens(config: object, tokenizer_limit: int, pad_id: int) -> int:
-    positions = int(getattr(config, "max_position_embeddings", tokenizer_limit))
-    if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
-        positions -= pad_id + 1  # these count positions from the padding id
+def _max_sequence_tokens(model: "PreTrainedModel", tokenizer_limit: int) -> int:
+    positions = int(getattr(model.config, "max_position_embeddings", tokenizer_limit))
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            positions -= int(module.padding_idx) + 1  # RoBERTa and its kin count positions from the padding id
     return min(positions, tokenizer_limit)
 
 

@@ -147,9 +147,9 @@ class Files:
             temporary.unlink(missing_ok=True)
 
     def _upload(self, source: Path, place: str) -> None:
-        with source.open("rb") as content, self.filesystem.open_output_stream(place) as target:
-            while piece := content.read(8 << 20):
-                target.write(piece)
+        # In one call: a stream that is closed after half of the content would publish that half.
+        with pa.memory_map(str(source)) as content, self.filesystem.open_output_stream(place) as target:
+            target.write(content.read_buffer())
 
     def delete(self, path: str) -> None:
         """Remove a file; one that is not there is fine."""

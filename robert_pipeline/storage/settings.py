@@ -36,6 +36,10 @@ def load_settings(options: Mapping[str, str | int | None], *, file: Path | None 
             place = tree
             for group in groups:
                 place = place.setdefault(group, {})
+                if not isinstance(place, dict):
+                    raise ConfigError(
+                        f"{chosen}: setting '{group}' is {place!r}", fix=f"Write it as a table, [{group}]"
+                    )
             place[last] = value
     where = f"{chosen}: " if chosen.is_file() else ""
     _refuse_unknown(tree, Settings, where, ())

@@ -72,7 +72,7 @@ class EmbeddingShard:
         try:
             with _parquet(self.files, self.path) as file:
                 for group in range(file.metadata.num_row_groups):
-                    yield _chunk_table(file.read_row_group(group))
+                    yield _chunk_table(file.read_row_group(group), self.header)
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"shard {place} is damaged: {_first_line(error)}", fix=_REBUILD) from error
 
@@ -112,16 +112,12 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0].rstrip(".")
 
 
-def _chunk_table(rows: pa.Table) -> ChunkTable:
-    rows = rows.combine_chunks()
-    vectors = rows.column("vector").chunk(0) if rows.num_rows else None
-    index_N = rows.column("chunk_index").to_numpy()
-    starts = np.append(np.flatnonzero(index_N == 0), rows.num_rows)
-    if vectors is None:
-        return ChunkTable(rows=rows, vectors_ND=np.empty((0, 0), np.float16), lengths_B=np.empty(0, np.int64))
+def _chunk_table(rows: pa.Table, header: ShardHeader) -> ChunkTable:
+    vectors = rows.column("vector").combine_chunks()
+    starts = np.append(np.flatnonzero(rows.column("chunk_index").to_numpy() == 0), rows.num_rows)
     return ChunkTable(
         rows=rows,
-        vectors_ND=vectors.flatten().to_numpy().reshape(rows.num_rows, -1),
+        vectors_ND=vectors.flatten().to_numpy().reshape(rows.num_rows, header.dimension),
         lengths_B=np.diff(starts).astype(np.int64),
     )
 

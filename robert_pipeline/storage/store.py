@@ -66,7 +66,7 @@ def open_store(uri: str) -> Store:
 
 def partition_folder(partition: str) -> str:
     """A partition's name as one safe folder name; different names never share one."""
-    name = quote(partition, safe="=-_ ,+")
+    name = quote(partition, safe="=-_ ,+").replace("~", "%7E")  # '~' marks a shortened name
     if name.startswith("."):
         name = name.replace(".", "%2E")  # '.', '..' and hidden names
     if len(name) <= LONGEST_FOLDER_NAME:
