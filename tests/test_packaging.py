@@ -106,6 +106,7 @@ def test_every_import_is_declared() -> None:
     """If it failed, the code would lean on a package that only another package's dependencies happen to bring."""
     names = {canonicalize_name(requirement.name) for requirement in declared()}
     providers = packages_distributions()
+    ours = {*PACKAGES, "benchmarks", "tests", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     undeclared = set()
     for source in (path for package in (*PACKAGES, "benchmarks", "tests") for path in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(source.read_text())):
@@ -113,7 +114,7 @@ def test_every_import_is_declared() -> None:
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 modules = [node.module]
             for top in {module.partition(".")[0] for module in modules}:
-                if top in sys.stdlib_module_names or top in (*PACKAGES, "benchmarks", "tests"):
+                if top in sys.stdlib_module_names or top in ours:
                     continue
                 if names.isdisjoint(map(canonicalize_name, providers.get(top, ()))):
                     undeclared.add(f"{source.relative_to(ROOT)}: {top}")
