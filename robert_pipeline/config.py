@@ -99,7 +99,7 @@ class Embedding:
     """
 
     unit_bytes: int = 8 << 20
-    block_bytes: int = 8 << 20
+    block_bytes: int = 4 << 20
     batch_tokens: int = 4096
     vector_dtype: Literal["float16", "float32"] = "float16"
 
