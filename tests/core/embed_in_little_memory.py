@@ -1,0 +1,33 @@
+"""Embed with a batch budget far above the address space that is left; print the budget that worked."""
+
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from robert_pipeline.config import Chunking, EncoderSource
+from robert_pipeline.core.embed import BatchBudget, embed_texts
+from robert_pipeline.storage.encoders import load_encoder
+
+loaded = load_encoder(EncoderSource(name=sys.argv[1], precision="float32"))
+budget = BatchBudget(tokens=2_000_000)
+
+
+def embed(text):
+    return embed_texts(
+        [text],
+        tokenizer=loaded.tokenizer,
+        encoder=loaded.encoder,
+        chunking=Chunking(chunk_tokens=100, overlap_tokens=0),
+        dimension=loaded.encoder.dimension,
+        budget=budget,
+    )
+
+
+embed("bank " * 10_000)  # threads and buffers that every later run needs
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+left_bytes = 100 << 20
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + left_bytes,) * 2)
+vectors_ND = embed("bank " * 200_000).vectors_ND
+print(budget.tokens, len(vectors_ND), np.isfinite(vectors_ND).all())

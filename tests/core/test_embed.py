@@ -1,0 +1,163 @@
+"""Texts in, chunk vectors out, in order, whatever the batches."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robert_pipeline.config import Chunking, EncoderSource
+from robert_pipeline.core.embed import BatchBudget, embed_texts
+from robert_pipeline.storage.encoders import load_encoder
+
+WORDS = ["bank", "profit", "goal", "minister", "unbelievably", "日本", "😀", "e\u0301", "3.14"]
+texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join), max_size=6)
+chunkings = st.integers(1, 24).flatmap(
+    lambda tokens: st.builds(
+        Chunking,
+        chunk_tokens=st.just(tokens),
+        overlap_tokens=st.integers(0, tokens - 1),
+        max_chunks=st.none() | st.integers(1, 5),
+    )
+)
+
+
+def embed(loaded, texts, *, chunking=None, batch_tokens=4096, encoder=None, **others):
+    return embed_texts(
+        texts,
+        tokenizer=loaded.tokenizer,
+        encoder=encoder or loaded.encoder,
+        chunking=chunking or Chunking(),
+        dimension=loaded.encoder.dimension,
+        budget=BatchBudget(tokens=batch_tokens),
+        **others,
+    )
+
+
+@given(texts, chunkings, st.integers(1, 3_000))
+@settings(max_examples=40)
+def test_batches_do_not_change_vectors_and_order_is_kept(tiny, texts, chunking, batch_tokens):
+    """A document's vectors would depend on its neighbours, or be another document's."""
+    together = embed(tiny, texts, chunking=chunking, batch_tokens=batch_tokens)
+    at = 0
+    for index, text in enumerate(texts):
+        alone = embed(tiny, [text], chunking=chunking, batch_tokens=1)
+        mine = slice(at, at + len(alone.spans))
+        np.testing.assert_allclose(together.vectors_ND[mine], alone.vectors_ND, atol=1e-5)
+        assert (together.spans.document_N[mine] == index).all()
+        for name in ("char_start_N", "char_end_N"):
+            assert (getattr(together, name)[mine] == getattr(alone, name)).all()
+        assert together.token_counts_B[index] == alone.token_counts_B[0]
+        at += len(alone.spans)
+    assert at == len(together.vectors_ND)
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=80), chunkings, st.integers(1, 300))
+def test_no_batch_is_above_its_budget(tiny, words, chunking, batch_tokens):
+    """A batch would take more memory than was allowed."""
+    sizes, done = [], []
+
+    def measured(sequences):
+        sizes.append((len(sequences), max(map(len, sequences))))
+        return np.zeros((len(sequences), tiny.encoder.dimension), np.float32)
+
+    embedded = embed(
+        tiny, [" ".join(words)], chunking=chunking, batch_tokens=batch_tokens, encoder=measured, on_encoded=done.append
+    )
+    assert all(count * longest <= batch_tokens or count == 1 for count, longest in sizes)
+    assert sum(count for count, _ in sizes) == len(embedded.spans)
+    assert sum(done) == embedded.spans.count_N.sum()
+
+
+def test_batches_do_not_change_minilm_s_vectors(minilm, articles):
+    """Real documents would get other vectors, and other labels, in another corpus."""
+    together = embed(minilm, articles[:6], batch_tokens=2_048)
+    alone = np.concatenate([embed(minilm, [text], batch_tokens=1).vectors_ND for text in articles[:6]])
+    np.testing.assert_allclose(together.vectors_ND, alone, atol=1e-5)
+
+
+def test_batches_hardly_change_bfloat16_vectors(minilm_folder, articles):
+    """In bfloat16 a document's vectors would depend on what it was batched with."""
+    loaded = load_encoder(EncoderSource(name=str(minilm_folder), precision="bfloat16"))
+    together = embed(loaded, articles[:3], batch_tokens=2_048).vectors_ND
+    alone = np.concatenate([embed(loaded, [text], batch_tokens=1).vectors_ND for text in articles[:3]])
+    cosines = (together * alone).sum(1) / np.linalg.norm(together, axis=1) / np.linalg.norm(alone, axis=1)
+    assert cosines.min() >= 0.9999
+
+
+def test_nothing_to_embed_is_no_vectors(tiny):
+    """A block of documents without tokens would stop the run."""
+    for texts in ([], ["", "\u200b"]):
+        embedded = embed(tiny, texts)
+        assert embedded.vectors_ND.shape == (0, 32)
+        assert embedded.token_counts_B.tolist() == [0] * len(texts)
+
+
+class Cramped:
+    """An encoder whose memory holds `fits` padded tokens; raises `error` above."""
+
+    def __init__(self, encoder, fits, error):
+        self.encoder, self.fits, self.error, self.refused, self.sizes = encoder, fits, error, 0, []
+
+    def __call__(self, sequences):
+        size = len(sequences) * max(map(len, sequences))
+        if size > self.fits:
+            self.refused += 1
+            raise self.error
+        self.sizes.append(size)
+        return self.encoder(sequences)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_halves_the_batch_and_is_remembered(tiny, error):
+    """A run would die of one batch, or run out of memory again at every following batch."""
+    texts = ["bank profit goal minister " * 100] * 3
+    chunking = Chunking(chunk_tokens=18, overlap_tokens=2)
+    cramped = Cramped(tiny.encoder, 130, error)
+    budget = BatchBudget(tokens=1_000)
+    embedded = embed_texts(
+        texts, tokenizer=tiny.tokenizer, encoder=cramped, chunking=chunking, dimension=32, budget=budget
+    )
+    np.testing.assert_allclose(embedded.vectors_ND, embed(tiny, texts, chunking=chunking).vectors_ND, atol=1e-5)
+    assert cramped.refused == 3  # 1,000 → 500 → 240 → 120
+    assert budget.tokens == 120
+    assert len(cramped.sizes) > 5
+
+
+def test_a_single_chunk_that_does_not_fit_is_an_error(tiny):
+    """The run would try the same batch for ever."""
+    with pytest.raises(torch.OutOfMemoryError):
+        embed(tiny, ["bank " * 50], encoder=Cramped(tiny.encoder, 5, torch.OutOfMemoryError("no")))
+
+
+def test_other_errors_are_not_taken_for_memory(tiny):
+    """A broken encoder would be tried again and again, with ever smaller batches."""
+    cramped = Cramped(tiny.encoder, 5, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        embed(tiny, ["bank " * 500], encoder=cramped)
+    assert cramped.refused == 1
+
+
+def test_memory_that_really_runs_out_is_survived(tiny_folder):
+    """The text of torch's own out-of-memory error would not be recognised."""
+    process = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "embed_in_little_memory.py"), str(tiny_folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    batch_tokens, chunks, finite = process.stdout.split()
+    assert int(batch_tokens) < 2_000_000
+    assert (int(chunks), finite) == (2_000, "True")

@@ -1,0 +1,83 @@
+"""The encoder against a plain forward pass of transformers."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from robert_pipeline.core.encoder import Encoder, fast_precision
+from robert_pipeline.errors import EncoderError
+
+
+def framed(loaded, texts):
+    """Each text's token ids between the special tokens."""
+    tokenized = loaded.tokenizer(texts)
+    return [
+        np.concatenate([loaded.tokenizer.prefix_ids, ids, loaded.tokenizer.suffix_ids])
+        for ids in np.split(tokenized.token_ids, tokenized.first_token_B[1:])
+    ]
+
+
+@pytest.fixture(scope="module")
+def sequences(minilm, articles):
+    """Sequences of unequal length from real articles."""
+    return [ids[: 60 + 20 * index] for index, ids in enumerate(framed(minilm, articles[:6]))]
+
+
+@pytest.fixture(scope="module")
+def plain(minilm_folder):
+    """MiniLM as transformers loads it, nothing of ours around it."""
+    return AutoModel.from_pretrained(minilm_folder, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "pooler"])
+def test_vectors_are_those_of_a_plain_forward_pass(plain, sequences, pooling):
+    """The vectors would not be the encoder's: padding, mask or pooling would be wrong."""
+    ours = Encoder(plain, pooling=pooling, pad_id=0, device=torch.device("cpu"))(sequences)
+    for vector, sequence in zip(ours, sequences, strict=True):
+        with torch.inference_mode():
+            output = plain(input_ids=torch.tensor(sequence[None].astype(np.int64)))
+        expected = {
+            "cls": output.last_hidden_state[0, 0],
+            "mean": output.last_hidden_state[0].mean(0),
+            "pooler": output.pooler_output[0],
+        }[pooling]
+        np.testing.assert_allclose(vector, expected.numpy(), atol=1e-5)
+
+
+def test_padding_may_be_any_token(plain, sequences):
+    """A checkpoint whose padding id is not 0 would give other vectors for batched chunks."""
+    cpu = torch.device("cpu")
+    one = Encoder(plain, pooling="mean", pad_id=0, device=cpu)(sequences)
+    other = Encoder(plain, pooling="mean", pad_id=2_000, device=cpu)(sequences)
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_equally_long_chunks_need_no_mask(minilm, sequences):
+    """The path without a mask, which most chunks take, would give other vectors."""
+    equal = [sequence[:60] for sequence in sequences]
+    alone = np.concatenate([minilm.encoder([sequence]) for sequence in equal])
+    np.testing.assert_allclose(minilm.encoder(equal), alone, atol=1e-5)
+    beside_a_shorter = minilm.encoder([*equal, equal[0][:9]])[:-1]
+    np.testing.assert_allclose(beside_a_shorter, alone, atol=1e-5)
+
+
+def test_vectors_are_float32_whatever_the_precision(tiny, tiny_folder):
+    """Shards would be written with values of an unexpected dtype."""
+    model = AutoModel.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    vectors = Encoder(model, pooling="mean", pad_id=0, device=torch.device("cpu"))(framed(tiny, ["one", "two words"]))
+    assert (vectors.dtype, vectors.shape) == (np.float32, (2, 32))
+
+
+def test_a_model_without_pooler_is_refused(tiny, tiny_folder):
+    """Pooling 'pooler' on a model that has none would fail without naming the cause."""
+    model = AutoModel.from_pretrained(tiny_folder, add_pooling_layer=False)
+    encoder = Encoder(model, pooling="pooler", pad_id=0, device=torch.device("cpu"))
+    with pytest.raises(EncoderError, match="no pooler"):
+        encoder(framed(tiny, ["one"]))
+
+
+def test_the_automatic_precision_is_one_of_two():
+    """A machine of another kind would ask torch for a precision the encoder does not know."""
+    assert fast_precision(torch.device("cpu")) in ("float32", "bfloat16")
+    assert fast_precision(torch.device("cuda")) == "bfloat16"
