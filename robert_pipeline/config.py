@@ -71,8 +71,9 @@ class EncoderSource:
 
     `name` is a folder in Hugging Face layout or a hub name; `revision` a hub commit, tag or branch.
     `pooling='auto'` follows the checkpoint (sentence-transformers' 1_Pooling/config.json), else the mean of the
-    tokens. `precision='auto'` is bfloat16 where the machine multiplies it faster than float32 (a CUDA device, AMX),
-    else float32; it is part of the encoder's fingerprint, so pin it when machines of both kinds share a store.
+    tokens. `precision='auto'` is bfloat16 where the machine multiplies it faster than float32 (a CUDA device, AMX,
+    AVX512-BF16), else float32; it is part of the encoder's fingerprint, so pin it when machines of both kinds share a
+    store.
     """
 
     name: str = "sentence-transformers/all-MiniLM-L6-v2"

@@ -12,6 +12,10 @@ from robert_pipeline.config import Settings
 
 SETTINGS_PANEL = "Settings"
 
+Partitions = Annotated[
+    list[str] | None, typer.Option("--partition", help="Corpus partition, may be repeated. All where none is given.")
+]
+
 
 def _option(name: str, text: str) -> Any:
     return typer.Option(name, help=text, rich_help_panel=SETTINGS_PANEL, show_default=False)

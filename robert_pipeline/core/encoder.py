@@ -18,13 +18,13 @@ Pooled = Literal["cls", "mean", "pooler"]
 
 
 def fast_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
-    """The faster of the two on this machine: bfloat16 on CUDA and on CPUs with AMX tiles, float32 elsewhere.
+    """The faster of the two on this machine: bfloat16 on CUDA and on CPUs that multiply it in hardware.
 
-    CPUs with AVX512-BF16 but without AMX multiply bfloat16 at half the rate of float32.
+    These have AMX tiles or AVX512-BF16; elsewhere bfloat16 is emulated and slower than float32.
     """
-    if device.type == "cuda":
+    if device.type == "cuda" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported():
         return "bfloat16"
-    return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
+    return "float32"
 
 
 class Encoder:

@@ -1,5 +1,7 @@
 """Windows over token sequences."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,7 +47,7 @@ def test_chunks_are_full_overlap_as_asked_and_stop_at_the_limit(counts, chunking
             assert 0 <= start < stop <= count
         for start, stop in chunks[:-1]:
             assert stop - start == chunking.chunk_tokens
-        for (_, stop), (start, _) in zip(chunks, chunks[1:], strict=False):
+        for (_, stop), (start, _) in pairwise(chunks):
             assert stop - start == chunking.overlap_tokens
 
 
@@ -57,7 +59,7 @@ def test_chunks_cover_every_token_unless_a_limit_was_set(counts, chunking):
         covered = set().union(*(range(start, stop) for start, stop in chunks)) if chunks else set()
         if not limited:
             assert covered == set(range(count))
-        for before, (_, stop) in zip(chunks, chunks[1:], strict=False):
+        for before, (_, stop) in pairwise(chunks):
             assert stop > before[1]
 
 

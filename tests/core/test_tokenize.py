@@ -37,10 +37,10 @@ def test_a_chunk_s_characters_hold_its_tokens_and_nothing_else(minilm_folder, te
         first, last = tokenized.characters(int(document), int(start), int(count))
         passage = texts[document][first:last]
         at = tokenized.first_token_B[document] + start
-        tokens = [backend.id_to_token(int(token)) for token in tokenized.token_ids[at : at + count]]
-        words = "".join(".+" if token == "[UNK]" else re.escape(token.removeprefix("##")) for token in tokens)
+        pieces = [backend.id_to_token(int(token)) for token in tokenized.token_ids[at : at + count]]
+        words = "".join(".+" if piece == "[UNK]" else re.escape(piece.removeprefix("##")) for piece in pieces)
         shown = re.sub(r"\s", "", backend.normalizer.normalize_str(passage))
-        assert re.fullmatch(words, shown), (passage, tokens)
+        assert re.fullmatch(words, shown), (passage, pieces)
 
 
 @given(st.lists(texts, min_size=1, max_size=4))

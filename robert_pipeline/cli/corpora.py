@@ -1,0 +1,55 @@
+"""Commands about what comes in: `import` and `plan`."""
+
+from typing import Annotated
+
+import typer
+
+from robert_pipeline.cli.options import Partitions, with_settings
+from robert_pipeline.config import Columns, Settings
+from robert_pipeline.terminal import say, show_table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command("import")(import_)
+    app.command("plan")(with_settings(plan))
+
+
+def import_(
+    source: Annotated[str, typer.Argument(help="Hub name, file, or folder of CSV, JSON, Parquet or text files.")],
+    out: Annotated[str, typer.Option("--out", help="Folder of the corpus.")] = "corpus",
+    split: Annotated[str, typer.Option("--split", help="Split of a hub data set.")] = "train",
+    partition: Annotated[str | None, typer.Option("--partition", help="Name of the partition [split=SPLIT].")] = None,
+    doc_id_column: Annotated[str, typer.Option("--doc-id-column", help="Column of the ids.")] = Columns().doc_id,
+    text_column: Annotated[str, typer.Option("--text-column", help="Column of the texts.")] = Columns().text,
+    label_column: Annotated[str, typer.Option("--label-column", help="Column of the labels.")] = Columns().label,
+) -> None:
+    """Turn a data set into a corpus.
+
+    Example: `robert import reviews.csv --out corpus --text-column body --partition day=2026-01-31`
+    """
+    from robert_pipeline.runs.import_corpus import import_corpus
+
+    columns = Columns(doc_id=doc_id_column, text=text_column, label=label_column)
+    report = import_corpus(source, out=out, columns=columns, split=split, partition=partition)
+    say(f"{report.documents:,} documents, {report.labelled:,} with a label, in partition '{report.partition}'")
+    say(f"written to {report.path}")
+
+
+def plan(settings: Settings, partition: Partitions = None) -> None:
+    """Show what there is to embed, reading no text.
+
+    Example: `robert plan --corpus corpus`
+    """
+    from robert_pipeline.runs.identity import new_run_id
+    from robert_pipeline.runs.plan import plan as run_plan
+
+    planned = run_plan(settings, partitions=partition or (), run_id=new_run_id())
+    show_table(
+        "",
+        ("partition", "documents", "text MB", "units", "to embed"),
+        [
+            (p.partition, f"{p.document_count:,}", f"{p.text_bytes / 1e6:,.1f}", len(p.units), len(p.missing))
+            for p in planned.partitions
+        ],
+    )
