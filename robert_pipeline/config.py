@@ -5,6 +5,7 @@ Holds no paths of open files and reads nothing; `robert_pipeline.storage.setting
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +15,7 @@ from robert_pipeline.errors import ConfigError
 Plain = str | int | float | bool | None
 Pooling = Literal["auto", "cls", "mean", "pooler"]
 Precision = Literal["auto", "float32", "bfloat16"]
+SinkKind = Literal["iceberg", "delta", "parquet", "postgres", "duckdb", "bigquery"]
 
 FINGERPRINT_DIGITS = 16
 
@@ -30,6 +32,27 @@ def fingerprint(kind: str, values: Mapping[str, Plain | Sequence[Plain]]) -> str
 def text_hash(text_utf8: bytes) -> str:
     """Identity of a text: SHA-256 of its UTF-8 bytes, 64 hexadecimal digits; the same as SQL's sha256(text)."""
     return hashlib.sha256(text_utf8).hexdigest()
+
+
+_USER_AND_PASSWORD = re.compile(r"://[^/?#]*?:(?P<secret>.*)@")
+_PORT = re.compile(r"\d*(?:[/?#].*)?")
+_NAMED_SECRET = re.compile(
+    r"[\w.-]*(?:passw|pwd|secret|token|credential|signature|access.?key|api.?key)[\w.-]*\s*=\s*(?P<secret>[^&;\s]*)", re.I
+)
+_REFERENCE = re.compile(r"\$\{\w+\}")
+
+
+def refuse_secret(name: str, address: str) -> None:
+    """Raise ConfigError where an address holds a password or a token: settings are logged, shown and handed on."""
+    found = [match["secret"] for match in _NAMED_SECRET.finditer(address)]
+    if (match := _USER_AND_PASSWORD.search(address)) and not _PORT.fullmatch(match["secret"]):
+        found.append(match["secret"])
+    if any(secret and not _REFERENCE.fullmatch(secret) for secret in found):
+        raise ConfigError(
+            f"{name} holds a password or another secret",
+            fix="Take it out: write ${NAME} in its place and set that environment variable (for PostgreSQL, "
+            "PGPASSWORD or a pgpass file needs no place at all)",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,11 +135,29 @@ class Embedding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Warehouse:
-    """Where labelled tables are published. `uri` is the sink's own address: a folder, a catalog, a database."""
+    """Where labelled tables are published: what kind of tables they are, and the address that kind has.
+
+    `uri` is a folder (iceberg, delta, parquet), a file (duckdb), `postgresql://user@host/database` (postgres) or
+    `bigquery://project?location=EU` (bigquery). `namespace` is what the kind has: namespace, folder, schema, data set.
+    `catalog` is Iceberg's: nothing for a SQLite file in the folder, else `postgresql://…` or the `https://…` of a REST
+    catalog. No address holds a secret: `${NAME}` stands for an environment variable, which is read when connecting.
+    """
 
     uri: str = "warehouse"
-    sink: Literal["iceberg"] = "iceberg"
+    sink: SinkKind = "iceberg"
     namespace: str = "robert"
+    catalog: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("uri", "catalog"):
+            refuse_secret(f"warehouse.{name}", getattr(self, name))
+        if not all(self.namespace.split(".")):
+            raise ConfigError(f"warehouse.namespace is '{self.namespace}'", fix="Give a name, such as 'robert'")
+        if self.catalog and self.sink != "iceberg":
+            raise ConfigError(
+                f"warehouse.catalog is given, but warehouse.sink is '{self.sink}'",
+                fix="Take it out: only Iceberg tables have a catalog",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

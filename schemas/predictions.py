@@ -1,10 +1,10 @@
-"""Predictions, version 1: the published table."""
+"""Predictions, versions 1 and 2: the published table."""
 
 import pyarrow as pa
 
 from schemas.contract import Contract, field
 
-PREDICTIONS = Contract(
+PREDICTIONS_V1 = Contract(
     name="predictions",
     version=1,
     description="One row per labelled document, with what made the label.",
@@ -67,4 +67,27 @@ PREDICTIONS = Contract(
         field("run_id", pa.string(), "The run that scored the document."),
         field("scored_at", pa.timestamp("us", tz="UTC"), "When the document was scored."),
     ),
+)
+
+
+_THRESHOLDS = field(
+    "thresholds",
+    pa.map_(pa.string(), pa.float64()),
+    "Probability from which each label of the head is given: the stricter of its decision and its review threshold. "
+    "Null in rows that were scored under version 1 of this contract.",
+    nullable=True,
+)
+
+
+def _with_thresholds(rows: pa.Table) -> pa.Table:
+    return rows.append_column(_THRESHOLDS, pa.nulls(rows.num_rows, _THRESHOLDS.type))
+
+
+PREDICTIONS = Contract(
+    name="predictions",
+    version=2,
+    description=PREDICTIONS_V1.description,
+    fields=(*PREDICTIONS_V1.fields, _THRESHOLDS),
+    previous=PREDICTIONS_V1,
+    upgrade=_with_thresholds,
 )
