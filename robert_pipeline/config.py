@@ -37,7 +37,8 @@ def text_hash(text_utf8: bytes) -> str:
 _USER_AND_PASSWORD = re.compile(r"://[^/?#]*?:(?P<secret>.*)@")
 _PORT = re.compile(r"\d*(?:[/?#].*)?")
 _NAMED_SECRET = re.compile(
-    r"[\w.-]*(?:passw|pwd|secret|token|credential|signature|access.?key|api.?key)[\w.-]*\s*=\s*(?P<secret>[^&;\s]*)", re.I
+    r"[\w.-]*(?:passw|pwd|secret|token|credential|signature|access.?key|api.?key)[\w.-]*\s*=\s*(?P<secret>[^&;\s]*)",
+    re.I,
 )
 _REFERENCE = re.compile(r"\$\{\w+\}")
 

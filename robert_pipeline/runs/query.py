@@ -7,7 +7,8 @@ import pyarrow as pa
 from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import WarehouseError
 from robert_pipeline.storage.warehouse import TABLES, Sink, open_warehouse
-from robert_pipeline.storage.warehouse.sink import contract_of, one_line
+from robert_pipeline.storage.warehouse.rows import one_line
+from robert_pipeline.storage.warehouse.sink import contract_of
 
 if TYPE_CHECKING:
     import duckdb

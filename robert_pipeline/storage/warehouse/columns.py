@@ -48,4 +48,3 @@ def missing_columns(
 def someone_elses(setting: str) -> str:
     """What to do about a table that is not ours."""
     return f"Someone else made this table: choose another {setting}, or drop the table"
-

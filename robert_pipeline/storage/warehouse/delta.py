@@ -12,6 +12,7 @@ from math import ceil
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
+from deltalake import DeltaTable
 
 from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import WarehouseError
@@ -189,14 +190,16 @@ class DeltaSink:
 
     def _vacuum(self, contract: Contract, hours: int, *, strays: bool, dry_run: bool) -> dict[str, int]:
         """Paths and sizes of the files that were removed, or would be."""
-        table = self._tables.existing(contract)
-        options = {"retention_hours": hours, "enforce_retention_duration": False, "full": strays}
-        files = self._tables.files(contract.name)
-        sizes = {entry.path: entry.size_bytes for entry in files.list("data")}
+
+        def vacuum(*, dry_run: bool) -> list[str]:
+            table = self._tables.existing(contract)
+            return table.vacuum(hours, dry_run=dry_run, enforce_retention_duration=False, full=strays)
+
+        sizes = {entry.path: entry.size_bytes for entry in self._tables.files(contract.name).list("data")}
         # The log names removed files for a month, those among them that are long gone too.
-        doomed = {path: sizes[path] for path in table.vacuum(dry_run=True, **options) if path in sizes}
+        doomed = {path: sizes[path] for path in vacuum(dry_run=True) if path in sizes}
         if doomed and not dry_run:
-            self._tables.persist(lambda: self._tables.existing(contract).vacuum(dry_run=False, **options))
+            self._tables.persist(lambda: vacuum(dry_run=False))
         return doomed
 
     def _compact(self, contract: Contract, upkeep: Upkeep, *, dry_run: bool) -> UpkeepReport:
@@ -242,7 +245,7 @@ def _is_committed(held: Iterable[dt.HeldFile], partition: str, commit_key: str, 
     return keys == {commit_key}
 
 
-def _versions(table: dt.DeltaTable) -> list[Version]:
+def _versions(table: DeltaTable) -> list[Version]:
     return [
         Version(
             id=str(entry["version"]),

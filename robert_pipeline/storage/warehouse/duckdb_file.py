@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -68,7 +69,7 @@ class DuckdbSink:
         """Refuse a file that is no database, and tables with other columns than their contract."""
         for name in TABLES:
             with self._clear_errors(name):
-                self._look(lambda connection, name=name: self._columns(connection, contract_of(name)))
+                self._look(partial(self._columns, contract=contract_of(name)))
 
     def replace_partition(
         self,
@@ -83,7 +84,7 @@ class DuckdbSink:
         contract = contract_of(table)
         check_names(partition, commit_key)
         with source_errors_unchanged(), self._clear_errors(table):
-            found = self._look(lambda connection: self._columns(connection, contract))
+            found = self._look(partial(self._columns, contract=contract))
             if found is not None and self._look(
                 lambda connection: self._is_committed(connection, table, partition, commit_key, only_new=only_new)
             ):
@@ -100,7 +101,7 @@ class DuckdbSink:
                             return Commit.ALREADY_COMMITTED
                         self._swap(connection, table, partition, str(spool))
                         connection.execute(
-                            f"INSERT INTO {self._ledger} BY NAME SELECT nextval('{self._sequence}') AS id, "  # noqa: S608
+                            f"INSERT INTO {self._ledger} BY NAME SELECT nextval('{self._sequence}') AS id, "
                             "$1 AS table_name, $2 AS partition, $3 AS commit_key, now() AS committed_at",
                             [table, partition, commit_key],
                         )
@@ -111,8 +112,8 @@ class DuckdbSink:
 
     def _swap(self, connection: duckdb.DuckDBPyConnection, table: str, partition: str, spool: str) -> None:
         target = _quoted(self._schema, table)
-        connection.execute(f"DELETE FROM {target} WHERE partition = $1", [partition])  # noqa: S608 - quoted
-        connection.execute(f"INSERT INTO {target} BY NAME SELECT * FROM read_parquet($1)", [spool])  # noqa: S608
+        connection.execute(f"DELETE FROM {target} WHERE partition = $1", [partition])
+        connection.execute(f"INSERT INTO {target} BY NAME SELECT * FROM read_parquet($1)", [spool])
 
     def _ensure(self, connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
         """Make the schema, the ledger and the table where they are missing, or the table's new columns."""
@@ -152,8 +153,7 @@ class DuckdbSink:
         self, connection: duckdb.DuckDBPyConnection, table: str, partition: str, commit_key: str, *, only_new: bool
     ) -> bool:
         query = (
-            f"SELECT commit_key FROM {self._ledger} WHERE table_name = $1 AND partition = $2 "  # noqa: S608 - quoted
-            "ORDER BY id DESC LIMIT 1"
+            f"SELECT commit_key FROM {self._ledger} WHERE table_name = $1 AND partition = $2 ORDER BY id DESC LIMIT 1"
         )
         last = [key for (key,) in connection.execute(query, [table, partition]).fetchall()]
         if only_new and last and last != [commit_key]:
@@ -168,7 +168,7 @@ class DuckdbSink:
             if self._columns(connection, contract) is None:
                 return {}
             query = (
-                f"SELECT partition, arg_max(commit_key, id) FROM {self._ledger} "  # noqa: S608 - quoted
+                f"SELECT partition, arg_max(commit_key, id) FROM {self._ledger} "
                 "WHERE table_name = $1 GROUP BY partition"
             )
             return dict(connection.execute(query, [table]).fetchall())
@@ -210,8 +210,8 @@ class DuckdbSink:
             names = [_quoted(name) for name in contract.schema.names if name not in missing]
             given = {name: value for name, value in chosen.items() if value is not None}
             conditions = " AND ".join([f"{name} = ${number}" for number, name in enumerate(given, start=1)]) or "true"
-            query = f"SELECT {', '.join(names)} FROM {_quoted(self._schema, table)} WHERE {conditions}"  # noqa: S608
-            reader = connection.execute(query, list(given.values())).to_arrow_reader(READ_ROWS)
+            query = f"SELECT {', '.join(names)} FROM {_quoted(self._schema, table)} WHERE {conditions}"
+            reader = connection.sql(query, params=list(given.values())).to_arrow_reader(READ_ROWS)
             return spooled(_padded(reader, contract), contract.schema)
 
         with self._clear_errors(table):
@@ -231,7 +231,7 @@ class DuckdbSink:
         """CHECKPOINT, which lets new rows take the space of replaced ones; DuckDB keeps no versions."""
         contract = contract_of(table)
         with self._clear_errors(table):
-            if self._look(lambda connection: self._columns(connection, contract)) is None:
+            if self._look(partial(self._columns, contract=contract)) is None:
                 return UpkeepReport(table=table)
 
             def checkpoint() -> None:
@@ -289,7 +289,9 @@ class DuckdbSink:
                 fix = f"Another program kept it open for {self._patience_seconds:.0f} s: close it there and run again"
             raise WarehouseError(f"{where}: {one_line(error)}", fix=fix) from error
         except (OSError, pa.ArrowException) as error:
-            raise WarehouseError(f"{where}: {one_line(error)}", fix="See that the file can be read and written") from error
+            raise WarehouseError(
+                f"{where}: {one_line(error)}", fix="See that the file can be read and written"
+            ) from error
 
 
 @contextmanager

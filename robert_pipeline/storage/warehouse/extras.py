@@ -1,4 +1,4 @@
-"""Libraries that not every installation has: a name enters, the module leaves, or an error that says what to install."""
+"""Libraries that not every installation has: a name enters, the module leaves, or what to install."""
 
 import importlib
 from types import ModuleType

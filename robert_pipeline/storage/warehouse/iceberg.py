@@ -141,11 +141,14 @@ class IcebergSink:
         contract = contract_of(table)
         with self._tables.clear_errors(table):
             target = self._existing(contract)
-            snapshot = None if as_of is None else int(version_as_of(versions(target), as_of, where=self._where(table)).id)
+            snapshot = (
+                None if as_of is None else int(version_as_of(versions(target), as_of, where=self._where(table)).id)
+            )
             found = tasks(target, partition, snapshot)
             if any(task.delete_files for task in found):
                 raise WarehouseError(
-                    f"{self._where(table)} holds delete files of another engine", fix="Compact the table with that engine"
+                    f"{self._where(table)} holds delete files of another engine",
+                    fix="Compact the table with that engine",
                 )
             filesystem, paths = resolve(target, [task.file.file_path for task in found])
             return parquet_dataset(filesystem, contract.schema, paths)
@@ -224,5 +227,3 @@ def resolve(table: Table, paths: list[str]) -> tuple[pafs.FileSystem, list[str]]
     places = [PyArrowFileIO.parse_location(path, io.properties) for path in [*paths, table.location()]]
     scheme, host, _ = places[-1]
     return io.fs_by_scheme(scheme, host), [path for _, _, path in places[:-1]]
-
-

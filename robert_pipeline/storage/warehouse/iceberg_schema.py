@@ -98,9 +98,7 @@ def compare(contract: Contract, schema: Schema, spec: PartitionSpec, *, where: s
 
 
 def _columns(schema: Schema) -> dict[str, TableColumn]:
-    return {
-        field.name: TableColumn(shape=_shape(field.field_type), required=field.required) for field in schema.fields
-    }
+    return {field.name: TableColumn(shape=_shape(field.field_type), required=field.required) for field in schema.fields}
 
 
 def _shape(dtype: IcebergType) -> str:

@@ -8,6 +8,7 @@ A writer that commits meanwhile builds on the current snapshot, which never expi
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pyarrow.fs as pafs
 from pyiceberg.manifest import ManifestFile
@@ -70,9 +71,7 @@ def maintain(tables: IcebergTables, contract: Contract, upkeep: Upkeep, *, dry_r
 def _compact(tables: IcebergTables, contract: Contract, upkeep: Upkeep, *, dry_run: bool) -> UpkeepReport:
     by_partition: dict[str, list[DataFile]] = {}
     for task in tasks(tables.load(contract), None):
-        file = DataFile(
-            path=task.file.file_path, rows=task.file.record_count, size_bytes=task.file.file_size_in_bytes
-        )
+        file = DataFile(path=task.file.file_path, rows=task.file.record_count, size_bytes=task.file.file_size_in_bytes)
         by_partition.setdefault(str(task.file.partition[0]), []).append(file)
     partitions = files = 0
     for partition, held in by_partition.items():
@@ -131,7 +130,7 @@ def _expirable(table: Table, cutoff: datetime) -> list[Snapshot]:
     ordered = sorted(table.snapshots(), key=lambda snapshot: snapshot.sequence_number or 0)
     return [
         snapshot
-        for snapshot, successor in zip(ordered, ordered[1:], strict=False)
+        for snapshot, successor in pairwise(ordered)
         if successor.timestamp_ms < cutoff.timestamp() * 1000 and snapshot.snapshot_id not in protected
     ]
 

@@ -105,9 +105,7 @@ def read_manifest(table: Path, number: int) -> Manifest:
             partitions={
                 name: HeldPartition(
                     commit_key=held["commit_key"],
-                    files=tuple(
-                        DataFile(path=f["path"], rows=f["rows"], size_bytes=f["bytes"]) for f in held["files"]
-                    ),
+                    files=tuple(DataFile(path=f["path"], rows=f["rows"], size_bytes=f["bytes"]) for f in held["files"]),
                 )
                 for name, held in content["partitions"].items()
             },

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,7 +68,9 @@ class ParquetSink:
     """Published tables in one folder. Usable from many threads and many processes."""
 
     def __init__(self, config: Warehouse, *, patience_seconds: float = 120.0) -> None:
-        folder = local_folder(config.uri, "parquet", "manifests need a file system with links; on S3 use iceberg or delta")
+        folder = local_folder(
+            config.uri, "parquet", "manifests need a file system with links; on S3 use iceberg or delta"
+        )
         self._folder = folder / config.namespace
         self._uri = config.uri
         self._patience_seconds = patience_seconds
@@ -192,11 +195,7 @@ class ParquetSink:
             manifests = self._manifests(table)
             cutoff = datetime.now(UTC) - timedelta(days=upkeep.keep_days)
             # A version that was current at the cutoff is still wanted by a reader of that moment.
-            expired = [
-                manifest
-                for manifest, successor in zip(manifests, manifests[1:], strict=False)
-                if successor.committed_at < cutoff
-            ]
+            expired = [manifest for manifest, successor in pairwise(manifests) if successor.committed_at < cutoff]
             named_then = {path for manifest in expired for path in manifest.file_paths()}
             if not dry_run:
                 for manifest in expired:

@@ -86,27 +86,27 @@ class PostgresSink:
         """One transaction deletes the old rows, inserts the new ones and writes the ledger; see Sink."""
         contract = contract_of(table)
         check_names(partition, commit_key, forbid_nul=True)
-        with source_errors_unchanged(), self._clear_errors(table):
-            self._ensure(contract)
-            with self._connected() as cursor:
-                if self._is_committed(cursor, table, partition, commit_key, only_new=only_new):
-                    return Commit.ALREADY_COMMITTED
-                staged = self._stage(cursor, checked(rows, contract, partition, forbid_nul=True))
-                # Only now: a source that is slow must not keep other writers of the partition waiting.
-                self._lock(cursor, f"{table}:{partition}")
-                if self._is_committed(cursor, table, partition, commit_key, only_new=only_new):
-                    return Commit.ALREADY_COMMITTED
-                target = sql.quoted(self._schema, table)
-                cursor.execute(f"DELETE FROM {target} WHERE partition = $1", (partition,))  # noqa: S608 - quoted
-                if staged:
-                    cursor.execute(sql.insert_select(contract, self._schema, STAGE))
-                cursor.execute(
-                    f"INSERT INTO {self._ledger} (table_name, partition, commit_key, row_count) "  # noqa: S608
-                    "VALUES ($1, $2, $3, $4)",
-                    (table, partition, commit_key, staged),
-                )
-                cursor.connection.commit()
-                return Commit.COMMITTED
+        with source_errors_unchanged(), self._clear_errors(table), self._connected() as cursor:
+            self._ensure(cursor, contract)
+            if self._is_committed(cursor, table, partition, commit_key, only_new=only_new):
+                return Commit.ALREADY_COMMITTED
+            cursor.connection.commit()
+            staged = self._stage(cursor, checked(rows, contract, partition, forbid_nul=True))
+            # Only now: a source that is slow must not keep others waiting, neither writers nor VACUUM.
+            cursor.connection.commit()
+            self._lock(cursor, f"{table}:{partition}")
+            if self._is_committed(cursor, table, partition, commit_key, only_new=only_new):
+                return Commit.ALREADY_COMMITTED
+            target = sql.quoted(self._schema, table)
+            cursor.execute(f"DELETE FROM {target} WHERE partition = $1", (partition,))
+            if staged:
+                cursor.execute(sql.insert_select(contract, self._schema, STAGE))
+            cursor.execute(
+                f"INSERT INTO {self._ledger} (table_name, partition, commit_key, row_count) VALUES ($1, $2, $3, $4)",
+                (table, partition, commit_key, staged),
+            )
+            cursor.connection.commit()
+            return Commit.COMMITTED
 
     def _stage(self, cursor: dbapi.Cursor, batches: Iterable[pa.RecordBatch]) -> int:
         """Copy the rows into a table that only this connection sees; gives their number."""
@@ -127,8 +127,7 @@ class PostgresSink:
         self, cursor: dbapi.Cursor, table: str, partition: str, commit_key: str, *, only_new: bool
     ) -> bool:
         cursor.execute(
-            f"SELECT commit_key FROM {self._ledger} WHERE table_name = $1 AND partition = $2 "  # noqa: S608
-            "ORDER BY id DESC LIMIT 1",
+            f"SELECT commit_key FROM {self._ledger} WHERE table_name = $1 AND partition = $2 ORDER BY id DESC LIMIT 1",
             (table, partition),
         )
         last = [str(key) for (key,) in cursor.fetchall()]
@@ -136,13 +135,11 @@ class PostgresSink:
             raise PartitionExists(f"partition '{partition}' of table '{table}' exists", fix="Try again")
         return last == [commit_key]
 
-    def _ensure(self, contract: Contract) -> None:
+    def _ensure(self, cursor: dbapi.Cursor, contract: Contract) -> None:
         """Make the schema, the ledger and the table where they are missing, or the table's new columns."""
-        with self._connected() as cursor:
-            missing = self._columns(cursor, contract)
-        if missing == []:
-            return
-        with self._connected() as cursor:
+        missing = self._columns(cursor, contract)
+        if missing != []:
+            cursor.connection.rollback()
             # One at a time: IF NOT EXISTS alone does not keep two from making the same thing.
             self._lock(cursor, "definitions")
             missing = self._columns(cursor, contract)
@@ -179,7 +176,7 @@ class PostgresSink:
             if self._columns(cursor, contract) is None:
                 return {}
             cursor.execute(
-                f"SELECT DISTINCT ON (partition) partition, commit_key FROM {self._ledger} "  # noqa: S608 - quoted
+                f"SELECT DISTINCT ON (partition) partition, commit_key FROM {self._ledger} "
                 "WHERE table_name = $1 ORDER BY partition, id DESC",
                 (table,),
             )
@@ -261,9 +258,9 @@ class PostgresSink:
         """A cursor in a transaction of its own, which is undone unless it is committed."""
         mark = "&" if "?" in self._address.used else "?"
         uri = f"{self._address.used}{mark}connect_timeout={CONNECT_WAIT_SECONDS}"
-        with self._persist(lambda: dbapi.connect(uri, autocommit=autocommit)) as connection:
-            with connection.cursor() as cursor:
-                yield cursor
+        connecting = self._persist(lambda: dbapi.connect(uri, autocommit=autocommit))
+        with connecting as connection, connection.cursor() as cursor:
+            yield cursor
 
     def _persist(self, attempt: Callable[[], T]) -> T:
         return persist(attempt, transient=_busy, patience_seconds=self._patience_seconds)

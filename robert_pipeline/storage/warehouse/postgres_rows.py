@@ -66,9 +66,7 @@ def insert_select(contract: Contract, schema: str, stage: str) -> str:
             f"CASE WHEN {keys} IS NOT NULL THEN coalesce((SELECT json_object_agg(k, v ORDER BY n) "
             f"FROM unnest({keys}, {items}) WITH ORDINALITY AS pair(k, v, n)), '{{}}') END"
         )
-    return (
-        f"INSERT INTO {quoted(schema, contract.name)} ({', '.join(names)}) SELECT {', '.join(values)} FROM {stage}"
-    )
+    return f"INSERT INTO {quoted(schema, contract.name)} ({', '.join(names)}) SELECT {', '.join(values)} FROM {stage}"
 
 
 def select(contract: Contract, schema: str, present: list[str]) -> str:
@@ -102,9 +100,7 @@ def contract_batches(batch: pa.RecordBatch, contract: Contract) -> Iterator[pa.R
         elif field.name + KEYS in found:
             keys, items = batch.column(field.name + KEYS), batch.column(field.name + VALUES)
             mask = keys.is_null() if keys.null_count else None
-            columns.append(
-                pa.MapArray.from_arrays(keys.offsets, keys.values, items.values, type=field.type, mask=mask)
-            )
+            columns.append(pa.MapArray.from_arrays(keys.offsets, keys.values, items.values, type=field.type, mask=mask))
         else:
             columns.append(pa.nulls(batch.num_rows, field.type))
     bare = pa.table(dict(zip(contract.schema.names, columns, strict=True)))

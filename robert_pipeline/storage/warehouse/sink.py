@@ -117,9 +117,7 @@ class Sink(Protocol):
         `as_of` where the sink keeps no history.
         """
 
-    def dataset(
-        self, table: TableName, partition: str | None = None, *, as_of: AsOf | None = None
-    ) -> ds.Dataset:
+    def dataset(self, table: TableName, partition: str | None = None, *, as_of: AsOf | None = None) -> ds.Dataset:
         """The same rows, to be scanned any number of times for only some columns and rows."""
 
     def history(self, table: TableName) -> list[Version]:
