@@ -136,7 +136,7 @@ def agrees(packed: PackedModel, padded: "PaddedModel") -> bool:
 
     Tried on made-up sequences of several lengths, together longer than most models read at once.
     """
-    vocabulary = int(packed.model.get_input_embeddings().weight.shape[0])
+    vocabulary = int(packed.model.config.vocab_size)
     random = np.random.default_rng(0)
     longest = int(getattr(packed.model.config, "max_position_embeddings", 0)) or max(TRIAL_LENGTHS)
     lengths = [min(longest - packed.first_position, n) for n in TRIAL_LENGTHS]
