@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robert_pipeline.config import Chunking, EncoderSource, fingerprint
-from robert_pipeline.errors import ConfigError, EncoderError
+from robert_pipeline.errors import ConfigError, EncoderError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -141,9 +141,8 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
             )
             loaded = AutoTokenizer.from_pretrained(identity.folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # a broken checkpoint makes transformers and safetensors raise of every kind
-        first = str(error).strip().split("\n")[0]
         raise EncoderError(
-            f"encoder {identity.folder} cannot be loaded: {first}",
+            f"encoder {identity.folder} cannot be loaded: {first_line(error)}",
             fix="Give a BERT-family checkpoint that is whole",
         ) from error
     _check_model(identity, model)
