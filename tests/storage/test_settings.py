@@ -176,5 +176,5 @@ def test_a_head_brings_its_encoder_and_chunking_unless_others_are_named(monkeypa
 
 def test_a_head_that_is_not_there_is_named():
     """Labelling without a head would go on with the default encoder."""
-    with pytest.raises(ModelError, match="there is no trained head at m/head.json"):
+    with pytest.raises(ModelError, match=r"there is no trained head at m/head\.json"):
         load_settings({"model": "m"}, like_head=True)
