@@ -39,6 +39,8 @@ def import_(
 def plan(settings: Settings, partition: Partitions = None) -> None:
     """Show what there is to embed, reading no text.
 
+    A unit is what one worker embeds into one shard; what is embedded already is kept.
+
     Example: `robert plan --corpus corpus`
     """
     from robert_pipeline.runs.identity import new_run_id
