@@ -27,7 +27,9 @@ def _settings(
     store: Annotated[str | None, _option("--store", "Folder of the embedding store [store].")] = None,
     model: Annotated[str | None, _option("--model", "Folder of the trained head [model].")] = None,
     warehouse: Annotated[str | None, _option("--warehouse", "Address of the published tables [warehouse].")] = None,
-    encoder: Annotated[str | None, _option("--encoder", f"BERT-family folder or hub name [{EncoderSource().name}].")] = None,
+    encoder: Annotated[
+        str | None, _option("--encoder", f"BERT-family folder or hub name [{EncoderSource().name}].")
+    ] = None,
     revision: Annotated[str | None, _option("--encoder-revision", "Hub commit, tag or branch.")] = None,
     pooling: Annotated[str | None, _option("--pooling", "auto, cls, mean or pooler.")] = None,
     precision: Annotated[str | None, _option("--precision", "auto, float32 or bfloat16.")] = None,

@@ -93,7 +93,9 @@ def _check_out(out: str, source: str) -> None:
         with tempfile.TemporaryFile(dir=place.parent):
             pass
     except OSError as error:
-        raise StoreError(f"cannot write {out}: {error.strerror}", fix="Give --out a place that can be written") from error
+        raise StoreError(
+            f"cannot write {out}: {error.strerror}", fix="Give --out a place that can be written"
+        ) from error
 
 
 def _rejects_place(out: str) -> Path:
