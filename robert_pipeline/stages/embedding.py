@@ -147,7 +147,6 @@ def _embed_block(
         tokenizer=loaded.tokenizer,
         encoder=loaded.encoder,
         chunking=chunking,
-        dimension=loaded.encoder.dimension,
         budget=budget,
         on_encoded=lambda tokens: report(Done(stage="embedding", tokens=tokens)),
     )

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from robert_pipeline.core.encoder import Encoder, Pooled
     from robert_pipeline.core.tokenize import Tokenizer
+    from robert_pipeline.native.attention import PackedAttention
+
+log = logging.getLogger(__name__)
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -167,10 +170,22 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
             pooling=identity.pooling,
             pad_id=pad_id,
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            kernel=_attention_kernel(),
         ),
         tokenizer=tokenizer,
         max_chunk_tokens=_max_sequence_tokens(model, int(loaded.model_max_length)) - tokenizer.special_token_count,
     )
+
+
+def _attention_kernel() -> "PackedAttention | None":
+    from robert_pipeline.native.attention import packed_attention
+    from robert_pipeline.native.build import NativeUnavailable
+
+    try:
+        return packed_attention()
+    except NativeUnavailable as reason:
+        log.info("no compiled attention: %s", reason)
+        return None
 
 
 def _find(source: EncoderSource) -> Path:
