@@ -30,7 +30,7 @@ def main() -> None:
     from flows.label import label_partitions
     from robert_pipeline.runs.identity import new_run_id
     from robert_pipeline.runs.plan import plan
-    from robert_pipeline.terminal import embedding_progress, say
+    from robert_pipeline.terminal import say, work_progress
 
     write_demo_corpus(options.folder)
     settings = _settings(options.folder)
@@ -39,7 +39,7 @@ def main() -> None:
     if len(learn_from) < len(HISTORY):
         say(f"this processor has no fast bfloat16: learning from the last {len(learn_from)} days (--all-days for all)")
     planned = plan(settings, partitions=[*learn_from, *TO_LABEL], run_id=new_run_id())
-    with embedding_progress(sum(unit.document_count for unit in planned.missing)):
+    with work_progress({"embedding": planned.missing_document_count}):
         report = label_partitions(settings, list(TO_LABEL), learn_from=learn_from)
     _show(options.folder, settings, report)
     say(f"\ndone in {time.monotonic() - started:.0f} s")

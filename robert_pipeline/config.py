@@ -114,6 +114,15 @@ class Columns:
     text: str = "text"
     label: str = "label"
 
+    def __post_init__(self) -> None:
+        for name in ("doc_id", "text", "label"):
+            if not getattr(self, name):
+                raise ConfigError(f"columns.{name} is empty", fix="Give the name of a corpus column")
+        if self.doc_id == self.text:
+            raise ConfigError(
+                f"columns.doc_id and columns.text are both '{self.text}'", fix="Give two columns of the corpus"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Embedding:
@@ -168,7 +177,7 @@ class Settings:
     `corpus`, `store` and the warehouse are local paths or object-store addresses; `model` is the folder of the head.
     """
 
-    corpus: str
+    corpus: str = "corpus"
     store: str = "store"
     model: str = "model"
     warehouse: Warehouse = field(default_factory=Warehouse)

@@ -6,7 +6,7 @@ import typer
 
 from robert_pipeline.cli.options import Partitions, with_settings
 from robert_pipeline.config import Settings
-from robert_pipeline.terminal import embedding_progress, say, training_progress
+from robert_pipeline.terminal import counted, say, training_progress, work_progress
 
 
 def register(app: typer.Typer) -> None:
@@ -18,6 +18,8 @@ def register(app: typer.Typer) -> None:
 def embed(settings: Settings, partition: Partitions = None) -> None:
     """Embed every chunk of every document that has no vectors yet.
 
+    Vectors are kept in the store. A run that was stopped goes on where it was when it is started again.
+
     Example: `robert embed --corpus corpus --encoder bert-base-uncased --partition day=2026-01-31`
     """
     from robert_pipeline.runs.embed import EmbedReport, embed_plan
@@ -25,11 +27,11 @@ def embed(settings: Settings, partition: Partitions = None) -> None:
     from robert_pipeline.runs.plan import plan as run_plan
 
     planned = run_plan(settings, partitions=partition or (), run_id=new_run_id())
-    with embedding_progress(sum(unit.document_count for unit in planned.missing)):
+    with work_progress({"embedding": planned.missing_document_count}):
         report: EmbedReport = embed_plan(planned)
     counts = report.counts
     say(
-        f"{counts.documents:,} documents: {counts.embedded:,} embedded, {counts.rejected:,} rejected; "
+        f"{counted(counts.documents, 'document')}: {counts.embedded:,} embedded, {counts.rejected:,} rejected; "
         f"{counts.chunks:,} chunks, {counts.tokens:,} tokens"
     )
     say(
@@ -45,6 +47,9 @@ def train(
     hidden: Annotated[int, typer.Option("--hidden", help="Units of the LSTM.")] = 100,
 ) -> None:
     """Train a head on the labelled documents of embedded partitions.
+
+    Documents without a label are left out; a part of those with one is held out, by text, to stop in time, to
+    calibrate probabilities and to report accuracy.
 
     Example: `robert train --corpus corpus --label-column label --model model`
     """

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from robert_pipeline.config import Settings
+from robert_pipeline.config import EncoderSource, Settings
 
 SETTINGS_PANEL = "Settings"
 
@@ -22,11 +22,14 @@ def _option(name: str, text: str) -> Any:
 
 
 def _settings(
+    like_head: bool,
     corpus: Annotated[str | None, _option("--corpus", "Folder of Parquet files, or one Parquet file.")] = None,
     store: Annotated[str | None, _option("--store", "Folder of the embedding store [store].")] = None,
     model: Annotated[str | None, _option("--model", "Folder of the trained head [model].")] = None,
     warehouse: Annotated[str | None, _option("--warehouse", "Address of the published tables [warehouse].")] = None,
-    encoder: Annotated[str | None, _option("--encoder", "BERT-family folder or Hugging Face hub name.")] = None,
+    encoder: Annotated[
+        str | None, _option("--encoder", f"BERT-family folder or hub name [{EncoderSource().name}].")
+    ] = None,
     revision: Annotated[str | None, _option("--encoder-revision", "Hub commit, tag or branch.")] = None,
     pooling: Annotated[str | None, _option("--pooling", "auto, cls, mean or pooler.")] = None,
     precision: Annotated[str | None, _option("--precision", "auto, float32 or bfloat16.")] = None,
@@ -58,20 +61,24 @@ def _settings(
         "columns.text": text_column,
         "columns.label": label_column,
     }
-    return load_settings(options, file=config)
+    return load_settings(options, file=config, like_head=like_head)
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every settings option; the command itself takes `settings: Settings` first."""
-    shared = inspect.signature(_settings)
+def with_settings(command: Callable[..., None], *, like_head: bool = False) -> Callable[..., None]:
+    """Give a command every settings option; the command itself takes `settings: Settings` first.
+
+    With `like_head`, an encoder or a chunking that is named nowhere is that of the head in --model.
+    """
+    shared = [p for p in inspect.signature(_settings).parameters.values() if p.name != "like_head"]
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
 
     @functools.wraps(command)
     def wrapped(**given: object) -> None:
-        settings = _settings(**{name: given.pop(name) for name in shared.parameters})  # type: ignore[arg-type]
+        options = {p.name: given.pop(p.name) for p in shared}
+        settings = _settings(like_head, **options)  # type: ignore[arg-type]
         command(settings, **given)
 
-    parameters = [*own, *shared.parameters.values()]
+    parameters = [*own, *shared]
     wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters], return_annotation=None
     )

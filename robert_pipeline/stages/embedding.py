@@ -113,7 +113,7 @@ def embed_unit(unit: WorkUnit, job: EmbedJob, loaded: LoadedEncoder, *, clock: C
             rejects.sort(key=lambda reject: (reject.file, reject.row))
             place = store.reject_path(job.key, unit.partition, unit.unit_id)
             write_rejects(store.files, place, reject_rows(rejects, partition=unit.partition, stamp=stamp))
-    report(Done(documents=len(rejects)))
+    report(Done(stage="embedding", documents=len(rejects)))
     return counts
 
 
@@ -148,7 +148,7 @@ def _embed_block(
         encoder=loaded.encoder,
         chunking=chunking,
         budget=budget,
-        on_encoded=lambda tokens: report(Done(tokens=tokens)),
+        on_encoded=lambda tokens: report(Done(stage="embedding", tokens=tokens)),
     )
     good_B, good_N = _good(documents, embedded, writer, rejects)
     spans = embedded.spans
@@ -169,7 +169,7 @@ def _embed_block(
             vectors_ND=embedded.vectors_ND[good_N],
         )
     )
-    report(Done(documents=int(good_B.sum())))
+    report(Done(stage="embedding", documents=int(good_B.sum())))
     return Counts(
         documents=int(good_B.sum()),
         embedded=int(good_B.sum()),

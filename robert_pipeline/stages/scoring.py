@@ -108,7 +108,7 @@ def score_shard(name: ShardName, job: ScoreJob, head: TrainedHead, *, clock: Clo
             writer.write_table(rows)
             first_row += table.rows.num_rows
             counts += _count(table, scores)
-            report(Done(documents=len(table.lengths_B)))
+            report(Done(stage="scoring", documents=len(table.lengths_B)))
         writer.close()
         if rejects:
             # Before the predictions: once these exist the shard is done, and its rejects must be there.

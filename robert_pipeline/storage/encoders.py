@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robert_pipeline.config import Chunking, EncoderSource, fingerprint
-from robert_pipeline.errors import ConfigError, EncoderError
+from robert_pipeline.errors import ConfigError, EncoderError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -144,9 +144,8 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
             )
             loaded = AutoTokenizer.from_pretrained(identity.folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # a broken checkpoint makes transformers and safetensors raise of every kind
-        first = str(error).strip().split("\n")[0]
         raise EncoderError(
-            f"encoder {identity.folder} cannot be loaded: {first}",
+            f"encoder {identity.folder} cannot be loaded: {first_line(error)}",
             fix="Give a BERT-family checkpoint that is whole",
         ) from error
     _check_model(identity, model)
@@ -192,7 +191,17 @@ def _attention_kernel() -> "PackedAttention | None":
 def _find(source: EncoderSource) -> Path:
     folder = Path(source.name).expanduser()
     if folder.is_dir():
+        if source.revision is not None:
+            raise EncoderError(
+                f"encoder {source.name} is a folder, but encoder.revision is '{source.revision}'",
+                fix="Leave the revision out; it names one of several versions on the Hugging Face hub",
+            )
         return folder.absolute()
+    if folder.exists() or source.name.startswith(("/", ".", "~")):
+        raise EncoderError(
+            f"encoder {source.name} is not a folder",
+            fix="Give the folder that holds its config.json, *.safetensors and tokenizer, or a hub name",
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -214,6 +223,8 @@ def _read_json(path: Path) -> dict[str, object]:
         raise EncoderError(
             f"encoder {path.parent} has no {path.name}", fix="Give a folder in Hugging Face layout"
         ) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
     except ValueError as error:
         raise EncoderError(f"{path} is not JSON", fix="Restore the checkpoint") from error
     if not isinstance(content, dict):
@@ -305,5 +316,12 @@ def _max_sequence_tokens(model: "PreTrainedModel", tokenizer_limit: int) -> int:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    try:
+        with path.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> EncoderError:
+    return EncoderError(f"{path} cannot be read: {error.strerror}", fix="Restore the checkpoint, or its permissions")
