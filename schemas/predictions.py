@@ -70,24 +70,38 @@ PREDICTIONS_V1 = Contract(
 )
 
 
-_THRESHOLDS = field(
-    "thresholds",
-    pa.map_(pa.string(), pa.float64()),
-    "Probability from which each label of the head is given: the stricter of its decision and its review threshold. "
-    "Null in rows that were scored under version 1 of this contract.",
-    nullable=True,
+_BY_LABEL = pa.map_(pa.string(), pa.float64())
+
+_THRESHOLDS = (
+    field(
+        "decision_thresholds",
+        _BY_LABEL,
+        "What the probability of each label was held against: binary and multi-label heads give a label from there on, "
+        "a multi-class head gives the label whose probability is the most times this value. Null in rows that were "
+        "scored under version 1 of this contract.",
+        nullable=True,
+    ),
+    field(
+        "review_thresholds",
+        _BY_LABEL,
+        "Probability below which each label was withheld for a person to decide. Null in rows that were scored under "
+        "version 1 of this contract.",
+        nullable=True,
+    ),
 )
 
 
 def _with_thresholds(rows: pa.Table) -> pa.Table:
-    return rows.append_column(_THRESHOLDS, pa.nulls(rows.num_rows, _THRESHOLDS.type))
+    for added in _THRESHOLDS:
+        rows = rows.append_column(added, pa.nulls(rows.num_rows, added.type))
+    return rows
 
 
 PREDICTIONS = Contract(
     name="predictions",
     version=2,
     description=PREDICTIONS_V1.description,
-    fields=(*PREDICTIONS_V1.fields, _THRESHOLDS),
+    fields=(*PREDICTIONS_V1.fields, *_THRESHOLDS),
     previous=PREDICTIONS_V1,
     upgrade=_with_thresholds,
 )

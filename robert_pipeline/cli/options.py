@@ -27,6 +27,9 @@ def _settings(
     store: Annotated[str | None, _option("--store", "Folder of the embedding store [store].")] = None,
     model: Annotated[str | None, _option("--model", "Folder of the trained head [model].")] = None,
     warehouse: Annotated[str | None, _option("--warehouse", "Address of the published tables [warehouse].")] = None,
+    sink: Annotated[
+        str | None, _option("--sink", "iceberg, delta, parquet, postgres, duckdb or bigquery [iceberg].")
+    ] = None,
     encoder: Annotated[
         str | None, _option("--encoder", f"BERT-family folder or hub name [{EncoderSource().name}].")
     ] = None,
@@ -50,6 +53,7 @@ def _settings(
         "store": store,
         "model": model,
         "warehouse.uri": warehouse,
+        "warehouse.sink": sink,
         "encoder.name": encoder,
         "encoder.revision": revision,
         "encoder.pooling": pooling,

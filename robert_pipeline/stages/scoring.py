@@ -211,6 +211,8 @@ def prediction_rows(table: ChunkTable, scores: Scores, head: TrainedHead, *, par
         "code_version": pa.repeat(__version__, count),
         "run_id": pa.repeat(stamp.run_id, count),
         "scored_at": pa.repeat(pa.scalar(stamp.at_us, pa.timestamp("us", tz="UTC")), count),
+        "decision_thresholds": _label_maps(labels, np.tile(head.thresholds.decision, (count, 1))),
+        "review_thresholds": _label_maps(labels, np.tile(head.thresholds.review, (count, 1))),
     }
     return pa.table(values, schema=PREDICTIONS.schema)
 

@@ -22,11 +22,15 @@ class PredictionShard:
     row_count: int
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows, in corpus order, in the contract's schema. Raises StoreError where a page fails its checksum."""
+        """The rows, in corpus order, in the contract's schema: those of an earlier version are upgraded.
+
+        Raises StoreError where a page fails its checksum.
+        """
         try:
             with pq.ParquetFile(self.files.open(self.path), page_checksum_verification=True) as file:
                 for batch in file.iter_batches():
-                    yield batch.cast(PREDICTIONS.schema)
+                    rows = pa.Table.from_batches([batch])
+                    yield from PREDICTIONS.upgraded(rows, where=self.path).to_batches()
         except (pa.ArrowException, OSError) as error:
             raise _damaged(self.files.describe(self.path), error) from error
 
@@ -36,7 +40,7 @@ def open_predictions(files: Files, path: str) -> PredictionShard:
     place = files.describe(path)
     try:
         with pq.ParquetFile(files.open(path)) as file:
-            PREDICTIONS.check(file.schema_arrow, where=place)
+            PREDICTIONS.version_of(file.schema_arrow, where=place)
             return PredictionShard(files=files, path=path, row_count=file.metadata.num_rows)
     except FileNotFoundError as error:
         raise StoreError(f"prediction shard {place} does not exist", fix="Run `robert score`") from error

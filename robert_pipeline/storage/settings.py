@@ -100,8 +100,9 @@ def _read(file: Path) -> Tree:
             place = place.get(group, {}) if isinstance(place, dict) else {}
         if isinstance(place, dict) and isinstance(value := place.get(last), str) and value.strip():
             local = file.parent / Path(value).expanduser()
-            # An encoder's name is a folder only where there is one.
-            if "://" not in value and (last != "name" or local.is_dir()):
+            # An encoder's name is a folder only where there is one; what a REST catalog calls a warehouse is none.
+            is_name = (last == "name" and not local.is_dir()) or str(place.get("catalog", "")).startswith("http")
+            if "://" not in value and "${" not in value and not is_name:
                 place[last] = str(local)
     return tree
 

@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from shutil import rmtree
 from typing import BinaryIO, Protocol
@@ -25,6 +26,9 @@ from robert_pipeline.storage.warehouse.rows import row_groups
 
 FILE_BYTES = 256 << 20
 """A new file is begun after this many bytes on disk."""
+
+DATA_ENDINGS = (".parquet", ".tmp")
+"""Endings of what writers leave in a data folder; maintenance removes no file with another one."""
 
 READ_ROWS = 16_384
 LONGEST_SLUG = 60
@@ -155,6 +159,25 @@ def write_spool(stream: BinaryIO, batches: Iterable[pa.RecordBatch], schema: pa.
     with pq.ParquetWriter(stream, schema, compression="zstd", compression_level=1) as writer:
         for group in row_groups(batches):
             writer.write_table(group.cast(schema), row_group_size=max(1, group.num_rows))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """A file on disk, as its file system names it."""
+
+    path: str
+    size_bytes: int
+    modified: datetime
+
+
+def found_files(filesystem: pafs.FileSystem, root: str, endings: tuple[str, ...]) -> list[Found]:
+    """The files below a folder with one of these endings, half-written ones too; none where there is no folder."""
+    selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
+    return [
+        Found(path=info.path, size_bytes=info.size, modified=info.mtime)
+        for info in filesystem.get_file_info(selector)
+        if info.type == pafs.FileType.File and info.base_name.endswith(endings)
+    ]
 
 
 def small_files(files: Sequence[DataFile], small_file_bytes: int) -> bool:

@@ -18,8 +18,10 @@ from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import WarehouseError
 from robert_pipeline.storage.warehouse import delta_tables as dt
 from robert_pipeline.storage.warehouse.data_files import (
+    DATA_ENDINGS,
     DataFile,
     file_name,
+    found_files,
     new_attempt,
     parquet_dataset,
     scan,
@@ -181,26 +183,45 @@ class DeltaSink:
             if target is None:
                 return UpkeepReport(table=table)
             report = self._compact(contract, upkeep, dry_run=dry_run)
-            keep_hours = ceil(upkeep.keep_days * 24)
-            # Once what the log says was replaced, once what it never named: a writer may still be at that.
-            replaced = self._vacuum(contract, keep_hours, strays=False, dry_run=dry_run)
-            strays = self._vacuum(contract, max(keep_hours, ceil(upkeep.stray_hours)), strays=True, dry_run=dry_run)
+            hours = ceil(upkeep.keep_days * 24)
+            replaced = self._vacuum(contract, hours, dry_run=dry_run)
+            strays = self._remove_strays(contract, max(hours, ceil(upkeep.stray_hours)), dry_run=dry_run)
         removed = replaced | strays
         return replace(report, deleted_files=len(removed), deleted_bytes=sum(removed.values()))
 
-    def _vacuum(self, contract: Contract, hours: int, *, strays: bool, dry_run: bool) -> dict[str, int]:
-        """Paths and sizes of the files that were removed, or would be."""
-
-        def vacuum(*, dry_run: bool) -> list[str]:
-            table = self._tables.existing(contract)
-            return table.vacuum(hours, dry_run=dry_run, enforce_retention_duration=False, full=strays)
-
-        sizes = {entry.path: entry.size_bytes for entry in self._tables.files(contract.name).list("data")}
+    def _vacuum(self, contract: Contract, hours: int, *, dry_run: bool) -> dict[str, int]:
+        """Remove what the log says was replaced so long ago; gives paths and sizes."""
+        sizes = self._sizes(contract.name)
         # The log names removed files for a month, those among them that are long gone too.
-        doomed = {path: sizes[path] for path in vacuum(dry_run=True) if path in sizes}
+        doomed = {path: sizes[path] for path in self._vacuumable(contract, hours, full=False) if path in sizes}
         if doomed and not dry_run:
-            self._tables.persist(lambda: vacuum(dry_run=False))
+            self._tables.persist(
+                lambda: self._tables.existing(contract).vacuum(
+                    hours, dry_run=False, enforce_retention_duration=False, full=False
+                )
+            )
         return doomed
+
+    def _remove_strays(self, contract: Contract, hours: int, *, dry_run: bool) -> dict[str, int]:
+        """Remove what the log never named, once it is so old: a writer may still be at it.
+
+        Not by vacuum, which would take files of any kind.
+        """
+        sizes = self._sizes(contract.name)
+        doomed = {path: sizes[path] for path in self._vacuumable(contract, hours, full=True) if path in sizes}
+        if not dry_run:
+            for path in doomed:
+                self._tables.files(contract.name).delete(path)
+        return doomed
+
+    def _vacuumable(self, contract: Contract, hours: int, *, full: bool) -> list[str]:
+        table = self._tables.existing(contract)
+        return table.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=full)
+
+    def _sizes(self, table: str) -> dict[str, int]:
+        files = self._tables.files(table)
+        found = found_files(files.filesystem, files.full_path("data"), DATA_ENDINGS)
+        return {file.path[len(files.root) :].lstrip("/"): file.size_bytes for file in found}
 
     def _compact(self, contract: Contract, upkeep: Upkeep, *, dry_run: bool) -> UpkeepReport:
         by_partition: dict[str, list[dt.HeldFile]] = {}

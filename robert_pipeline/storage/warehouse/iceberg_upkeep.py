@@ -6,16 +6,22 @@ A writer that commits meanwhile builds on the current snapshot, which never expi
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-import pyarrow.fs as pafs
 from pyiceberg.manifest import ManifestFile
-from pyiceberg.table import Table
+from pyiceberg.table import Table, TableProperties
 from pyiceberg.table.snapshots import Snapshot
 
-from robert_pipeline.storage.warehouse.data_files import DataFile, parquet_dataset, scan, small_files
+from robert_pipeline.storage.warehouse.data_files import (
+    DataFile,
+    Found,
+    found_files,
+    parquet_dataset,
+    scan,
+    small_files,
+)
 from robert_pipeline.storage.warehouse.iceberg import PARTITION_SUMMARY, resolve, tasks
 from robert_pipeline.storage.warehouse.iceberg_files import remove_files, write_files
 from robert_pipeline.storage.warehouse.iceberg_tables import IcebergTables
@@ -25,16 +31,8 @@ from schemas import Contract
 OURS = (".parquet", ".avro", ".metadata.json")
 """Endings of the files that a writer of this table leaves; no other file is ever removed."""
 
-MANIFESTS_TO_MERGE = 100
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
-    """A file on disk."""
-
-    path: str
-    size_bytes: int
-    modified: datetime
+MERGE_PROPERTY = TableProperties.MANIFEST_MIN_MERGE_COUNT
+MANIFESTS_TO_MERGE = TableProperties.MANIFEST_MIN_MERGE_COUNT_DEFAULT
 
 
 def maintain(tables: IcebergTables, contract: Contract, upkeep: Upkeep, *, dry_run: bool) -> UpkeepReport:
@@ -116,9 +114,12 @@ def _rewrite(tables: IcebergTables, contract: Contract, partition: str) -> bool:
 def _merge_manifests(table: Table) -> None:
     """Gather the manifests of many commits, one small file each, into few: a reader opens all of them."""
     snapshot = table.current_snapshot()
-    if snapshot is not None and len(snapshot.manifests(table.io)) >= MANIFESTS_TO_MERGE:
-        with table.transaction() as transaction, transaction.update_snapshot().merge_append():
-            pass
+    enough = int(table.properties.get(MERGE_PROPERTY, MANIFESTS_TO_MERGE))
+    if snapshot is not None and len(snapshot.manifests(table.io)) >= enough:
+        with table.transaction() as transaction:
+            transaction.set_properties({TableProperties.MANIFEST_MERGE_ENABLED: "true"})
+            with transaction.update_snapshot().merge_append():
+                pass
 
 
 def _expirable(table: Table, cutoff: datetime) -> list[Snapshot]:
@@ -167,14 +168,9 @@ def _metadata_of(table: Table) -> set[str]:
     return set(resolve(table, paths)[1])
 
 
-def _files_of(table: Table) -> list[_Found]:
+def _files_of(table: Table) -> list[Found]:
     filesystem, (root,) = resolve(table, [table.location()])
-    selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
-    return [
-        _Found(path=info.path, size_bytes=info.size, modified=info.mtime)
-        for info in filesystem.get_file_info(selector)
-        if info.type == pafs.FileType.File and info.base_name.endswith(OURS)
-    ]
+    return found_files(filesystem, root, OURS)
 
 
 def _address(table: Table, path: str) -> str:

@@ -5,6 +5,8 @@
 
 A commit is a new manifest under the next number, which only one writer can give: the file is written beside its place,
 synced, and linked to a name that must not exist yet. Needs a file system that has links: a disk, or a mounted share.
+A version that maintenance expires leaves an empty file under its number for a day: a slow writer must not find free
+what others have long passed.
 """
 
 import contextlib
@@ -25,6 +27,7 @@ FORMAT_VERSION = 1
 DATA_FOLDER = "data"
 MANIFEST_FOLDER = "manifests"
 TEMPORARY_SUFFIX = ".tmp"
+EXPIRED_HOURS = 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +78,12 @@ def manifest_path(table: Path, number: int) -> Path:
 
 def current_manifest(table: Path) -> Manifest | None:
     """The current version; None where there is no table. Raises WarehouseError for a folder of somebody else."""
+    seen = -1
     while numbers := manifest_numbers(table):
-        # One that vanishes between the two looks was expired: then there is a newer one.
+        if numbers[-1] == seen:
+            raise WarehouseError(f"manifest {manifest_path(table, seen)} is empty", fix="Restore the file")
+        seen = numbers[-1]
+        # One that expires between the two looks has a successor.
         with contextlib.suppress(FileNotFoundError):
             return read_manifest(table, numbers[-1])
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -91,11 +98,37 @@ def current_manifest(table: Path) -> Manifest | None:
     return None
 
 
-def read_manifest(table: Path, number: int) -> Manifest:
-    """One version. Raises FileNotFoundError, or WarehouseError where the file is none of ours or damaged."""
+def expire_manifest(table: Path, number: int) -> None:
+    """Forget a version; its number stays taken."""
     path = manifest_path(table, number)
+    temporary = _temporary(path)
+    temporary.touch()
+    temporary.replace(path)
+
+
+def remove_expired(table: Path) -> None:
+    """Remove what versions that expired long ago have left."""
+    old = (datetime.now(UTC) - timedelta(hours=EXPIRED_HOURS)).timestamp()
+    for number in manifest_numbers(table)[:-1]:
+        path = manifest_path(table, number)
+        with contextlib.suppress(FileNotFoundError):
+            entry = path.stat()
+            if entry.st_size == 0 and entry.st_mtime < old:
+                path.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+
+
+def read_manifest(table: Path, number: int) -> Manifest:
+    """One version. Raises FileNotFoundError where it has expired, WarehouseError for a damaged or a foreign file."""
+    path = manifest_path(table, number)
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not text:
+        raise FileNotFoundError(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
         if content["format"] != FORMAT or content["version"] != FORMAT_VERSION:
             raise ValueError(f"format '{content['format']}' version {content['version']}")
         return Manifest(
@@ -137,7 +170,7 @@ def write_manifest(table: Path, manifest: Manifest) -> None:
     }
     path = manifest_path(table, manifest.number)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+    temporary = _temporary(path)
     try:
         with temporary.open("x", encoding="utf-8") as stream:
             json.dump(content, stream, ensure_ascii=False, indent=1)

@@ -22,8 +22,10 @@ from robert_pipeline.storage.store import partition_folder
 from robert_pipeline.storage.warehouse.addresses import local_folder
 from robert_pipeline.storage.warehouse.columns import missing_columns, someone_elses
 from robert_pipeline.storage.warehouse.data_files import (
+    DATA_ENDINGS,
     DataFile,
     file_name,
+    found_files,
     new_attempt,
     parquet_dataset,
     scan,
@@ -39,10 +41,11 @@ from robert_pipeline.storage.warehouse.manifests import (
     NumberTaken,
     columns_of,
     current_manifest,
+    expire_manifest,
     later_than,
     manifest_numbers,
-    manifest_path,
     read_manifest,
+    remove_expired,
     write_manifest,
 )
 from robert_pipeline.storage.warehouse.patience import persist
@@ -199,7 +202,8 @@ class ParquetSink:
             named_then = {path for manifest in expired for path in manifest.file_paths()}
             if not dry_run:
                 for manifest in expired:
-                    manifest_path(self._folder / table, manifest.number).unlink(missing_ok=True)
+                    expire_manifest(self._folder / table, manifest.number)
+                remove_expired(self._folder / table)
             # Read anew: what was committed meanwhile counts, and it names no file of an expired version only.
             kept = [m for m in (manifests if dry_run else self._manifests(table)) if m not in expired]
             named = {path for manifest in kept for path in manifest.file_paths()}
@@ -217,15 +221,15 @@ class ParquetSink:
     def _doomed(self, table: str, named: set[str], named_then: set[str], old: datetime) -> list[tuple[Path, int]]:
         """Data files to remove, and what killed writers left half-written, with their sizes."""
         root = self._folder / table
-        found: list[tuple[Path, int]] = []
-        for path in sorted((root / DATA_FOLDER).rglob("*")) + sorted((root / MANIFEST_FOLDER).glob("*.tmp")):
-            if path.suffix not in (".parquet", TEMPORARY_SUFFIX) or not path.is_file():
-                continue
-            name, entry = path.relative_to(root).as_posix(), path.stat()
-            stray = datetime.fromtimestamp(entry.st_mtime, UTC) < old
-            if name not in named and (name in named_then or stray):
-                found.append((path, entry.st_size))
-        return found
+        files = self._files(table).filesystem
+        found = found_files(files, str(root / DATA_FOLDER), DATA_ENDINGS)
+        found += found_files(files, str(root / MANIFEST_FOLDER), (TEMPORARY_SUFFIX,))
+        doomed: list[tuple[Path, int]] = []
+        for file in found:
+            name = Path(file.path).relative_to(root).as_posix()
+            if name not in named and (name in named_then or file.modified < old):
+                doomed.append((Path(file.path), file.size_bytes))
+        return doomed
 
     def _compact(self, contract: Contract, upkeep: Upkeep, *, dry_run: bool) -> UpkeepReport:
         partitions = files = 0

@@ -26,7 +26,7 @@ def run(warehouse, action, arguments, pipe):
     """Do one action; what it says goes through the pipe, and so does the traceback of an error."""
     global said
     said = pipe.send
-    actions = {f.__name__: f for f in (replace, hang, die_at, churn, fill_disk, maintain)}
+    actions = {f.__name__: f for f in (replace, hang, die_at, churn, fill_disk, maintain, die_maintaining)}
     try:
         actions[action](open_warehouse(Warehouse(**warehouse)), *arguments)
     except BaseException:
@@ -51,8 +51,8 @@ def hang(sink, partition, key):
     sink.replace_partition("predictions", partition, rows(), key)
 
 
-def die_at(sink, place, partition, key):
-    """Publish, and be killed before or after the first run of a function: `after=module:[Class.]name`."""
+def make_deadly(place):
+    """Let the first run of a function kill this process, `before=module:name` or `after=module:[Class.]name`."""
     when, _, name = place.partition("=")
     module, _, path = name.partition(":")
     owner_name, _, method_name = path.rpartition(".")
@@ -67,6 +67,11 @@ def die_at(sink, place, partition, key):
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(owner, method_name, staticmethod(deadly) if static else deadly)
+
+
+def die_at(sink, place, partition, key):
+    """Publish, and be killed at a place, as `make_deadly` takes it."""
+    make_deadly(place)
     sink.replace_partition("predictions", partition, [predictions(partition, 5, "killed")], key)
 
 
@@ -93,3 +98,9 @@ def maintain(sink, rounds):
     for _ in range(int(rounds)):
         sink.maintain("predictions", Upkeep(keep_days=0, stray_hours=1), dry_run=False)
     said("done")
+
+
+def die_maintaining(sink, place):
+    """Clean up, and be killed at a place, as `make_deadly` takes it."""
+    make_deadly(place)
+    sink.maintain("predictions", Upkeep(keep_days=0, stray_hours=0), dry_run=False)
