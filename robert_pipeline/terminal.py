@@ -4,11 +4,8 @@ Results go to stdout, whole where it is not a terminal; progress and errors go t
 """
 
 import contextlib
-import csv
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -122,16 +119,10 @@ def show_arrow(rows: "pa.Table") -> None:
 
 
 def show_csv(rows: "pa.Table") -> None:
-    """An Arrow table on stdout as CSV: nulls are empty, lists and maps JSON, times ISO 8601."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(rows.column_names)
-    for batch in rows.to_batches():
-        writer.writerows([_csv_cell(value) for value in row.values()] for row in _dicts(batch))
+    """An Arrow table on stdout as CSV."""
+    from robert_pipeline.storage.exports import write_csv
 
-
-def _dicts(batch: "pa.RecordBatch") -> list[dict[str, object]]:
-    values: list[dict[str, object]] = batch.to_pylist(maps_as_pydicts="strict")
-    return values
+    write_csv(rows, sys.stdout)
 
 
 def counted(count: int, noun: str) -> str:
@@ -147,9 +138,3 @@ def say(text: str) -> None:
 def _cell(value: object, longest: int | None) -> str:
     text = " ".join((f"{value:.4f}" if isinstance(value, float) else str(value)).split())
     return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"
-
-
-def _csv_cell(value: object) -> object:
-    if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return value.isoformat() if isinstance(value, date) else value
