@@ -30,7 +30,7 @@ def write_csv(rows: pa.Table, stream: TextIO) -> None:
 
 
 class _UnixLines:
-    """Ends lines with a line feed. The writer itself has to believe in CR LF, else it leaves a CR in a text unquoted."""
+    """Ends lines with a line feed. The writer has to believe in CR LF, or it leaves a CR in a text unquoted."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
