@@ -6,6 +6,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from robert_pipeline.config import Chunking, Settings, Warehouse
+from robert_pipeline.core.train import TrainingConfig
 from robert_pipeline.runs.embed import embed
 from robert_pipeline.runs.plan import plan
 from robert_pipeline.runs.train import TrainRequest, train
@@ -55,6 +56,14 @@ def write_project(folder, encoder):
     embed(settings, partitions=[LEARN], run_id="learn")
     train(TrainRequest(settings=settings, planned=plan(settings, partitions=[LEARN], run_id="learn")))
     return settings
+
+
+def train_another_head(settings, folder):
+    """The same project with another head."""
+    other = replace(settings, model=str(folder))
+    planned = plan(other, partitions=[LEARN], run_id="learn")
+    train(TrainRequest(settings=other, planned=planned, training=TrainingConfig(seed=5)))
+    return other
 
 
 def elsewhere(settings, folder):
