@@ -104,12 +104,13 @@ def training_progress() -> Iterator[Callable[["Epoch"], None]]:
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on stdout: as wide as the terminal, or as its content where stdout is a file or a pipe."""
     fits = console().is_terminal
+    wide = console() if fits else Console(highlight=False, width=UNBOUNDED_WIDTH)
     table = Table(title=title or None, title_justify="left")
     for column in columns:
         table.add_column(column, no_wrap=not fits)
     for row in rows:
         table.add_row(*(Text(_cell(value, LONGEST_CELL if fits else None)) for value in row))
-    console().print(table, width=None if fits else UNBOUNDED_WIDTH, crop=fits)
+    wide.print(table)
 
 
 def show_arrow(rows: "pa.Table") -> None:

