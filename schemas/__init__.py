@@ -5,15 +5,17 @@ Imports pyarrow and nothing else.
 """
 
 from schemas.contract import Contract, ContractError
+from schemas.contributions import CONTRIBUTIONS
 from schemas.documents import DOCUMENTS
 from schemas.embeddings import EMBEDDINGS, VECTOR_DTYPES, embeddings_schema
 from schemas.predictions import PREDICTIONS
 from schemas.rejects import REJECT_REASONS, REJECTS
 
-CONTRACTS = {contract.name: contract for contract in (DOCUMENTS, EMBEDDINGS, PREDICTIONS, REJECTS)}
+CONTRACTS = {contract.name: contract for contract in (DOCUMENTS, EMBEDDINGS, PREDICTIONS, CONTRIBUTIONS, REJECTS)}
 
 __all__ = [
     "CONTRACTS",
+    "CONTRIBUTIONS",
     "DOCUMENTS",
     "EMBEDDINGS",
     "PREDICTIONS",

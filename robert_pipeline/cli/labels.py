@@ -21,8 +21,14 @@ def register(app: typer.Typer) -> None:
     app.command("predict")(predict)
 
 
-def score(settings: Settings, partition: Partitions = None) -> None:
-    """Label embedded documents with the head in --model. Needs no encoder.
+def score(
+    settings: Settings,
+    partition: Partitions = None,
+    contributions: Annotated[
+        bool, typer.Option("--contributions", help="Write what every chunk contributed to a side table in the store.")
+    ] = False,
+) -> None:
+    """Label embedded documents with the head in --model.
 
     Example: `robert score --corpus corpus --model model`
     """
@@ -31,8 +37,10 @@ def score(settings: Settings, partition: Partitions = None) -> None:
     from robert_pipeline.runs.score import score as run_score
 
     planned = run_plan(settings, partitions=partition or (), run_id=new_run_id())
-    report = run_score(planned, model=settings.model)
+    report = run_score(planned, model=settings.model, contributions=contributions)
     say(f"{report.scored_shard_count} of {report.shard_count} shards scored by head {report.head_fingerprint}")
+    if contributions:
+        say(f"contributions of every chunk are in {settings.store}/contributions/{report.head_fingerprint}")
 
 
 def publish(settings: Settings, partition: Partitions = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from robert_pipeline.config import Settings
+from robert_pipeline.config import Plain, Settings
 from robert_pipeline.errors import ConfigError
 
 SETTINGS_FILE = "robert.toml"
@@ -21,7 +21,7 @@ PATH_FIELDS = (("corpus",), ("store",), ("model",), ("warehouse", "uri"), ("enco
 Tree = dict[str, Any]
 
 
-def load_settings(options: Mapping[str, str | int | None], *, file: Path | None = None) -> Settings:
+def load_settings(options: Mapping[str, Plain], *, file: Path | None = None) -> Settings:
     """Settings from `file` (else ./robert.toml where there is one) and `options`, by dotted name: 'encoder.name'.
 
     An option that is None was not given.
