@@ -97,7 +97,8 @@ def input_scaling(examples: Examples, *, max_chunks: int = 16384) -> tuple[Tenso
         sums_D += vectors_ND.sum(axis=0, dtype=np.float64)
         squares_D += np.square(vectors_ND).sum(axis=0, dtype=np.float64)
     mean_D = sums_D / count
-    deviation_D = np.sqrt(np.maximum(squares_D / count - mean_D**2, 0))
+    with np.errstate(invalid="ignore"):  # infinite vectors; the loss will tell
+        deviation_D = np.sqrt(np.maximum(squares_D / count - mean_D**2, 0))
     # A component that never changes says nothing: leave it as it is.
     floor = 1e-3 * float(deviation_D.max())
     scale_D = np.where(deviation_D > floor, 1 / np.maximum(deviation_D, 1e-30), 1.0)

@@ -25,15 +25,20 @@ def tfidf_margins(
     `targets` is the class of each text learned from (B,), or a mask (B, K). Deterministic.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.multiclass import OneVsRestClassifier
     from sklearn.svm import LinearSVC
 
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(learned) > 2 else 1, dtype=np.float32
     )
-    terms_BV = vectorizer.fit_transform(learned)
-    machine = LinearSVC(class_weight=None if class_weight == "none" else class_weight, random_state=0)
-    classifier = OneVsRestClassifier(machine) if targets.ndim == 2 else machine
-    classifier.fit(terms_BV, targets.astype(np.int64))
-    margins = np.asarray(classifier.decision_function(vectorizer.transform(asked)), np.float64)
-    return margins.reshape(len(asked), -1)
+    terms_BV, asked_BV = vectorizer.fit_transform(learned), vectorizer.transform(asked)
+
+    def margins(wanted_B: NDArray[np.int64]) -> NDArray[np.float64]:
+        if (wanted_B == wanted_B[0]).all():  # a label that all documents have, or none
+            return np.full((len(asked), 1), 1.0 if wanted_B[0] else -1.0)
+        machine = LinearSVC(class_weight=None if class_weight == "none" else class_weight, random_state=0)
+        found = machine.fit(terms_BV, wanted_B).decision_function(asked_BV)
+        return np.asarray(found, np.float64).reshape(len(asked), -1)
+
+    if targets.ndim == 1:
+        return margins(targets.astype(np.int64))
+    return np.concatenate([margins(column.astype(np.int64)) for column in targets.T], axis=1)

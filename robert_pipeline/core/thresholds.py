@@ -49,8 +49,8 @@ def precision_thresholds(
 def f1_thresholds(probabilities_BK: Floats, truth_BK: Booleans) -> tuple[float, ...]:
     """For every label of a multi-label head the probability from which on giving it has the best F1.
 
-    Lipton, Elkan and Naryanaswamy 2014 show that the best threshold is never above a half, which bounds the choice; a
-    half where too few held-out documents have the label, or lack it.
+    None is above a half: Lipton, Elkan and Naryanaswamy 2014 show that the best one never is. A half where too few
+    held-out documents have the label, or lack it.
     """
     thresholds = []
     for k in range(probabilities_BK.shape[1]):
@@ -62,7 +62,8 @@ def f1_thresholds(probabilities_BK: Floats, truth_BK: Booleans) -> tuple[float, 
         probabilities, right = probabilities_BK[order, k], truth_BK[order, k]
         f1 = 2 * np.cumsum(right) / (np.arange(1, len(order) + 1) + positives)
         ends = np.append(probabilities[1:] < probabilities[:-1], True)
-        best = int(np.argmax(np.where(ends, f1, -1.0)))
+        at_a_half = np.arange(len(order)) == int((probabilities >= 0.5).sum()) - 1
+        best = int(np.argmax(np.where(ends & ((probabilities < 0.5) | at_a_half), f1, -1.0)))
         last = best == len(order) - 1
         thresholds.append(min(0.5, float(probabilities[-1]) if last else _between(probabilities, best)))
     return tuple(thresholds)

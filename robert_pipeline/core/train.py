@@ -126,7 +126,7 @@ class _Run:
         if self.best_epoch == 0:
             raise TrainingError(
                 f"the loss is {history[-1].training_loss} after the first epoch",
-                fix="Lower training.learning_rate, and check the vectors with `robert store verify`",
+                fix="Lower training.learning_rate, and see that no vector holds NaN or infinity",
             )
         self.module.load_state_dict(best)
         return history
