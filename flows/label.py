@@ -50,8 +50,7 @@ def embed(settings: Settings, partitions: Sequence[str], run_id: str) -> EmbedRe
 def train(settings: Settings, partitions: Sequence[str], run_id: str) -> str:
     """Train a head on labelled partitions; gives its fingerprint."""
     planned = plan_run.plan(settings, partitions=partitions, run_id=run_id)
-    report = train_run.train(train_run.TrainRequest(settings=settings, planned=planned))
-    return report.head.fingerprint
+    return train_run.train(settings, planned).head.fingerprint
 
 
 @task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)

@@ -5,17 +5,21 @@ function. Imports pyarrow and nothing else. `schemas.render` turns contracts int
 """
 
 from schemas.contract import Contract, ContractError
+from schemas.contributions import CONTRIBUTIONS
 from schemas.documents import DOCUMENTS
 from schemas.embeddings import EMBEDDINGS, VECTOR_DTYPES, embeddings_schema
 from schemas.predictions import PREDICTIONS, PREDICTIONS_V1
 from schemas.promotions import PROMOTIONS
 from schemas.rejects import REJECT_REASONS, REJECTS
 
-CONTRACTS = {contract.name: contract for contract in (DOCUMENTS, EMBEDDINGS, PREDICTIONS, REJECTS, PROMOTIONS)}
+CONTRACTS = {
+    contract.name: contract for contract in (DOCUMENTS, EMBEDDINGS, PREDICTIONS, CONTRIBUTIONS, REJECTS, PROMOTIONS)
+}
 """The latest version of each; `Contract.versions` has the earlier ones."""
 
 __all__ = [
     "CONTRACTS",
+    "CONTRIBUTIONS",
     "DOCUMENTS",
     "EMBEDDINGS",
     "PREDICTIONS",

@@ -24,7 +24,12 @@ PREDICTIONS_V1 = Contract(
             pa.list_(pa.field("element", pa.string(), nullable=False)),
             "Every label given: one for single-label heads, none where withheld, any number for multi-label heads.",
         ),
-        field("candidate_label", pa.string(), "The most probable label, also where it was withheld."),
+        field(
+            "candidate_label",
+            pa.string(),
+            "The label the document would have, also where it was withheld: the most probable one, unless the head "
+            "decides at other thresholds than a half.",
+        ),
         field("needs_review", pa.bool_(), "True where the label was withheld and a person should decide."),
         field("probability", pa.float64(), "Calibrated probability of `candidate_label`, 0 to 1."),
         field(

@@ -21,7 +21,13 @@ def register(app: typer.Typer) -> None:
     app.command("predict")(predict)
 
 
-def score(settings: Settings, partition: Partitions = None) -> None:
+def score(
+    settings: Settings,
+    partition: Partitions = None,
+    contributions: Annotated[
+        bool, typer.Option("--contributions", help="Write what every chunk contributed to a side table in the store.")
+    ] = False,
+) -> None:
     """Label embedded documents with the head in --model.
 
     The encoder and the chunking are those of the head, unless others are named.
@@ -34,8 +40,10 @@ def score(settings: Settings, partition: Partitions = None) -> None:
 
     planned = run_plan(settings, partitions=partition or (), run_id=new_run_id())
     with work_progress({"scoring": planned.document_count}):
-        report = run_score(planned, model=settings.model)
+        report = run_score(planned, model=settings.model, contributions=contributions)
     say(f"{report.scored_shard_count} of {report.shard_count} shards scored by head {report.head_fingerprint}")
+    if contributions:
+        say(f"contributions of every chunk are in {settings.store}/contributions/{report.head_fingerprint}")
 
 
 def publish(settings: Settings, partition: Partitions = None) -> None:

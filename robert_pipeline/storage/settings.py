@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from robert_pipeline.config import Settings
+from robert_pipeline.config import Plain, Settings
 from robert_pipeline.errors import ConfigError, first_line
 
 SETTINGS_FILE = "robert.toml"
@@ -21,9 +21,7 @@ PATH_FIELDS = (("corpus",), ("store",), ("model",), ("warehouse", "uri"), ("enco
 Tree = dict[str, Any]
 
 
-def load_settings(
-    options: Mapping[str, str | int | None], *, file: Path | None = None, like_head: bool = False
-) -> Settings:
+def load_settings(options: Mapping[str, Plain], *, file: Path | None = None, like_head: bool = False) -> Settings:
     """Settings from `file` (else ./robert.toml where there is one) and `options`, by dotted name: 'encoder.name'.
 
     An option that is None was not given. With `like_head`, an encoder or a chunking that nothing names is that of the
@@ -59,7 +57,7 @@ def _like_head(settings: Settings, tree: Tree) -> Settings:
     )
 
 
-def _put(tree: Tree, name: str, value: str | int, where: str) -> None:
+def _put(tree: Tree, name: str, value: Plain, where: str) -> None:
     *groups, last = name.split(".")
     place = tree
     for group in groups:

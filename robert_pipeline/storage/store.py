@@ -4,6 +4,7 @@ embeddings/<encoder>-<chunking>-<dtype>/<partition>/<unit>.parquet
 rejects/<encoder>-<chunking>-<dtype>/<partition>/<unit>.parquet        written before its embedding shard
 predictions/<head>/<encoder>-<chunking>-<dtype>/<partition>/<unit>.parquet
 unscored/<head>/<encoder>-<chunking>-<dtype>/<partition>/<unit>.parquet    rejects of scoring, before predictions
+contributions/<head>/<encoder>-<chunking>-<dtype>/<partition>/<unit>.parquet    on request, before predictions
 """
 
 from dataclasses import dataclass
@@ -50,6 +51,10 @@ class Store:
     def unscored_path(self, head_fingerprint: str, key: EmbeddingKey, partition: str, unit_id: str) -> str:
         """Place of the rows of a unit that could not be scored; there is no file where there are none."""
         return f"unscored/{head_fingerprint}/{key.folder}/{partition_folder(partition)}/{unit_id}.parquet"
+
+    def contribution_path(self, head_fingerprint: str, key: EmbeddingKey, partition: str, unit_id: str) -> str:
+        """Place of what every chunk of a unit contributed; there only where it was asked for."""
+        return f"contributions/{head_fingerprint}/{key.folder}/{partition_folder(partition)}/{unit_id}.parquet"
 
     def present(self, paths: list[str]) -> set[str]:
         """Those of `paths`, all of one folder, that exist: one listing, however many there are."""

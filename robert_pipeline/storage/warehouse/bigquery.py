@@ -17,7 +17,6 @@ import pyarrow.dataset as ds
 from google.api_core.exceptions import GoogleAPIError, NotFound
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
-from requests import RequestException
 
 from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import RobertError, WarehouseError
@@ -236,7 +235,7 @@ class BigQuerySink:
             yield
         except (RobertError, RowsFailed):
             raise
-        except (GoogleAPIError, GoogleAuthError, RequestException, OSError, pa.ArrowException) as error:
+        except (GoogleAPIError, GoogleAuthError, OSError, pa.ArrowException) as error:
             raise WarehouseError(
                 f"{self._where(table)}: {one_line(error)}",
                 fix="See that the project can be reached and that its credentials (GOOGLE_APPLICATION_CREDENTIALS) may "

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import adbc_driver_manager
 import pyarrow as pa
 import pyarrow.dataset as ds
 from adbc_driver_postgresql import dbapi
@@ -272,7 +271,7 @@ class PostgresSink:
             yield
         except (RobertError, RowsFailed):
             raise
-        except adbc_driver_manager.Error as error:
+        except dbapi.Error as error:
             if error.sqlstate == LOCKED:
                 raise WarehouseError(
                     f"{where}: another writer held its lock for {self._patience_seconds:.0f} s",
@@ -286,7 +285,7 @@ class PostgresSink:
                 f"{where}: {self._address.hide(one_line(error))}", fix="See that the database can be reached"
             ) from None
 
-    def _reason(self, error: adbc_driver_manager.Error) -> str:
+    def _reason(self, error: dbapi.Error) -> str:
         """The server's words, without the query and without what could hold a part of a password."""
         text = str(error).split("\n\nQuery was:")[0]
         if "Failed to connect" in text and "connection to server" not in text and "host name" not in text:
@@ -297,6 +296,6 @@ class PostgresSink:
 def _busy(error: Exception) -> bool:
     """Whether the server may take a connection a moment later: it is starting, or all its places are taken."""
     reason = str(error)
-    return isinstance(error, adbc_driver_manager.Error) and (
+    return isinstance(error, dbapi.Error) and (
         "starting up" in reason or "too many clients" in reason or "remaining connection slots" in reason
     )
