@@ -16,6 +16,7 @@ from robert_pipeline.errors import ConfigError
 Plain = str | int | float | bool | None
 Pooling = Literal["auto", "cls", "mean", "pooler"]
 Precision = Literal["auto", "float32", "bfloat16"]
+LabelledBy = Literal["promoted", "model"]
 SinkKind = Literal["iceberg", "delta", "parquet", "postgres", "duckdb", "bigquery"]
 HeadKind = Literal["robert", "mean", "first-chunk", "tobert"]
 Output = Literal["auto", "binary", "multiclass", "multilabel"]
@@ -290,15 +291,42 @@ class Warehouse:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """What a candidate must keep to become the current head, on the documents that both heads have labelled.
+
+    `max_flip_share` is the share of documents whose published labels change; `max_distribution_change` the share that
+    would have to move to another label to turn the old distribution of labels into the new one (total variation);
+    `max_accuracy_drop` how much smaller the share of right labels may be where the truth is known: 0.01 is one point.
+    On fewer than `min_documents` nothing is promoted.
+    """
+
+    max_flip_share: float = 0.05
+    max_distribution_change: float = 0.05
+    max_accuracy_drop: float = 0.0
+    min_documents: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("max_flip_share", "max_distribution_change", "max_accuracy_drop"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"gate.{name} is {getattr(self, name)}", fix="Give a share from 0 to 1")
+        if self.min_documents < 0:
+            raise ConfigError(f"gate.min_documents is {self.min_documents}", fix="Give at least 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """Everything a run needs to know, and nothing it finds out for itself.
 
-    `corpus`, `store` and the warehouse are local paths or object-store addresses; `model` is the folder of the head.
+    `corpus`, `store` and the warehouse are local paths or object-store addresses; `model` is the folder of the head
+    that training writes. `labelled_by='promoted'` labels with the head that was promoted last, which lies in the folder
+    `registry` under its fingerprint, and with that of `model` as long as none was; 'model' always with the latter.
     """
 
     corpus: str = "corpus"
     store: str = "store"
     model: str = "model"
+    registry: str = "models"
+    labelled_by: LabelledBy = "promoted"
     warehouse: Warehouse = field(default_factory=Warehouse)
     encoder: EncoderSource = field(default_factory=EncoderSource)
     columns: Columns = field(default_factory=Columns)
@@ -306,3 +334,4 @@ class Settings:
     embedding: Embedding = field(default_factory=Embedding)
     head: HeadConfig = field(default_factory=HeadConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    gate: Gate = field(default_factory=Gate)

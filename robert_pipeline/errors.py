@@ -52,5 +52,9 @@ class WarehouseError(RobertError):
     """The published table cannot be read or changed."""
 
 
+class GateError(RobertError):
+    """A head may not become the current one: the message names every limit it breaks, or who was faster."""
+
+
 class AccountingError(RobertError):
     """Documents in do not equal labelled plus rejected. Nothing is published."""

@@ -16,7 +16,7 @@ from robert_pipeline.config import Plain, Settings
 from robert_pipeline.errors import ConfigError, first_line
 
 SETTINGS_FILE = "robert.toml"
-PATH_FIELDS = (("corpus",), ("store",), ("model",), ("warehouse", "uri"), ("encoder", "name"))
+PATH_FIELDS = (("corpus",), ("store",), ("model",), ("registry",), ("warehouse", "uri"), ("encoder", "name"))
 
 Tree = dict[str, Any]
 
