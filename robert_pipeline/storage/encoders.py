@@ -19,7 +19,8 @@ from robert_pipeline.errors import ConfigError, EncoderError, first_line
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from robert_pipeline.core.encoder import Encoder, Pooled
+    from robert_pipeline.core.encoder import Encoder
+    from robert_pipeline.core.pooling import Pooled
     from robert_pipeline.core.tokenize import Tokenizer
     from robert_pipeline.native.attention import PackedAttention
 
