@@ -105,7 +105,8 @@ class Embedding:
     """How embedding work is cut and stored.
 
     `unit_bytes` is the text of one work unit, what a crash can cost; `block_bytes` the text held in memory at once;
-    `batch_tokens` the tokens of one encoder batch (by default what suits the device). Of these only `vector_dtype` changes what is stored.
+    `batch_tokens` the tokens of one encoder batch (by default what suits the device). Of these only `vector_dtype`
+    changes what is stored.
     """
 
     unit_bytes: int = 8 << 20
