@@ -145,7 +145,7 @@ def _both_sides(weights: Floats, bias: Floats) -> tuple[Floats, Floats]:
     return np.concatenate([-weights, weights]), np.concatenate([-bias, bias])
 
 
-def _constant(width: int, wanted: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def _constant(width: int, wanted: NDArray[np.generic]) -> tuple[Floats, Floats]:
     return np.zeros((1, width), np.float32), np.array([1.0 if wanted.any() else -1.0], np.float32)
 
 
