@@ -134,16 +134,19 @@ class Embedding:
     """How embedding work is cut and stored.
 
     `unit_bytes` is the text of one work unit, what a crash can cost; `block_bytes` the text held in memory at once;
-    `batch_tokens` the padded tokens of one encoder batch. Of these only `vector_dtype` changes what is stored.
+    `batch_tokens` the tokens of one encoder batch (by default what suits the device). Of these only `vector_dtype`
+    changes what is stored.
     """
 
     unit_bytes: int = 8 << 20
     block_bytes: int = 4 << 20
-    batch_tokens: int = 4096
+    batch_tokens: int | None = None
     vector_dtype: Literal["float16", "float32"] = "float16"
 
     def __post_init__(self) -> None:
-        _check_at_least_1("embedding", self, "unit_bytes", "block_bytes", "batch_tokens")
+        for name in ("unit_bytes", "block_bytes", "batch_tokens"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"embedding.{name} is {value}", fix="Give at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

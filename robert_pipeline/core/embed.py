@@ -138,7 +138,9 @@ def _encode(
     on_encoded: OnEncoded,
 ) -> NDArray[np.float32]:
     vectors_ND = np.empty((len(spans), encoder.dimension), np.float32)
-    lengths_N = spans.count_N + tokenizer.special_token_count
+    lengths_N = spans.count_N + len(tokenizer.frame)
+    first_token_B = np.cumsum(read.token_counts_B) - read.token_counts_B
+    first_N = first_token_B[spans.document_N] + spans.start_N
     # Longest first: batches of nearly equal length pad little, and memory runs out at once or never.
     order_N = np.argsort(-lengths_N, kind="stable")
 
@@ -146,9 +148,11 @@ def _encode(
         """Encode these chunks in one batch, or in as many as memory asks for."""
         if budget.fits(lengths_N[chosen]):
             try:
-                vectors_ND[chosen] = encoder(_batch(read, spans, tokenizer, chosen))
+                vectors_ND[chosen] = encoder(
+                    tokenizer.frame.batch(read.token_ids, first_N[chosen], spans.count_N[chosen])
+                )
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or len(chosen) == 1:
+                if not out_of_memory(error) or len(chosen) == 1:
                     raise
                 budget.tokens = min(budget.tokens, int(lengths_N[chosen[0]]) * (len(chosen) // 2))
                 log.warning("out of memory: batches of %d tokens from here on", budget.tokens)
@@ -181,23 +185,8 @@ def _batches(lengths_N: Int64, order_N: Int64, budget: BatchBudget) -> list[Int6
     return batches
 
 
-def _batch(read: _Read, spans: ChunkSpans, tokenizer: Tokenizer, chosen: Int64) -> TokenBatch:
-    """The chosen chunks' tokens between the tokenizer's special tokens, in one gather."""
-    prefix, suffix = tokenizer.prefix_ids, tokenizer.suffix_ids
-    counts = spans.count_N[chosen]
-    lengths = counts + tokenizer.special_token_count
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    first_token_B = np.cumsum(read.token_counts_B) - read.token_counts_B
-    first = first_token_B[spans.document_N[chosen]] + spans.start_N[chosen]
-    body = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    ids = np.empty(starts[-1], np.int64)
-    ids[np.repeat(starts[:-1] + len(prefix), counts) + body] = read.token_ids[np.repeat(first, counts) + body]
-    ids[starts[:-1, None] + np.arange(len(prefix))] = prefix
-    ids[starts[1:, None] - len(suffix) + np.arange(len(suffix))] = suffix
-    return TokenBatch(token_ids=ids, starts=starts)
-
-
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether a batch failed because it was too large."""
     # On the CPU torch's allocator and oneDNN raise a plain RuntimeError. The latter's may mean another fault: then the
     # batch is halved down to one sequence in vain, and the error comes out after all.
     texts = ("can't allocate memory", "could not create a primitive", "could not create a memory")

@@ -3,33 +3,21 @@
 Axes: N tokens of a batch, B chunks, D embedding. Never loads weights; `robert_pipeline.storage.encoders` does.
 """
 
-import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from robert_pipeline.core.packed_model import (
-    AttentionKernel,
-    PackedModel,
-    PaddedModel,
-    TokenBatch,
-    agrees,
-    first_position,
-    prepack_linears,
-)
-from robert_pipeline.errors import EncoderError
+from robert_pipeline.core.packed_model import AttentionKernel, TokenBatch, prepack_linears, token_states
+from robert_pipeline.core.pooling import Pooled, pool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-log = logging.getLogger(__name__)
-
-Pooled = Literal["cls", "mean", "pooler"]
-
+CPU_BATCH_TOKENS = 2048
+"""Enough for full speed of the matrix products, few enough for the activations to stay in a core's cache."""
+CUDA_BATCH_TOKENS = 65_536
 CUDA_BATCHES = 2
 """Batches under way at once on a GPU: one computes while the next is copied there and the last one's vectors back."""
 
@@ -59,13 +47,16 @@ class Encoder:
         pad_id: int,
         device: torch.device,
         kernel: AttentionKernel | None = None,
-        batch_tokens: int = 4096,
     ) -> None:
         self._model = model.to(device).eval()  # type: ignore[arg-type]  # transformers annotates `to` for its own types
         self._pooling = pooling
         self._device = device
         self.dimension = int(model.config.hidden_size)
-        self._hidden, self.way = _fastest(self._model, pad_id, kernel, batch_tokens)
+        self._hidden, self.way = token_states(self._model, pad_id=pad_id, kernel=kernel)
+        self.batch_tokens = CUDA_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
+        """Tokens of a batch that the device is fastest with."""
+        if device.type == "cpu" and prepack_linears(self._model, batch_tokens=self.batch_tokens):
+            self.way += ", prepacked weights"
         self.concurrency = CUDA_BATCHES if device.type == "cuda" else torch.get_num_threads()
         """Batches worth computing at once, each in a thread that `prepare_thread` was called in."""
 
@@ -80,35 +71,5 @@ class Encoder:
         Raises torch.OutOfMemoryError, MemoryError or RuntimeError where the batch does not fit in memory.
         """
         with torch.inference_mode():
-            vectors_BD = self._pool(self._hidden(batch), batch)
+            vectors_BD = pool(self._hidden(batch), batch, self._pooling, self._model)
         return vectors_BD.float().cpu().numpy()
-
-    def _pool(self, hidden_ND: Tensor, batch: TokenBatch) -> Tensor:
-        if self._pooling == "mean":
-            lengths_B = torch.from_numpy(batch.lengths_B).to(self._device)
-            return torch.segment_reduce(hidden_ND.float(), "mean", lengths=lengths_B, axis=0, unsafe=True)
-        first_BD = hidden_ND[torch.from_numpy(batch.starts[:-1]).to(self._device)]
-        if self._pooling == "cls":
-            return first_BD
-        pooler = getattr(self._model, "pooler", None)
-        if pooler is None:
-            raise EncoderError("this encoder has no pooler", fix="Use pooling 'mean' or 'cls'")
-        pooled_BD: Tensor = pooler(first_BD[:, None])
-        return pooled_BD
-
-
-def _fastest(
-    model: "PreTrainedModel", pad_id: int, kernel: AttentionKernel | None, batch_tokens: int
-) -> tuple[Callable[[TokenBatch], Tensor], str]:
-    """What turns a batch into hidden states, and its name."""
-    padded = PaddedModel(model, pad_id=pad_id)
-    device, precision = model.device.type, str(model.dtype).removeprefix("torch.")
-    hidden: Callable[[TokenBatch], Tensor] = padded
-    way = f"{precision}, padded"
-    if precision == "bfloat16" and (device == "cuda" or kernel is not None):
-        packed = PackedModel(model, kernel if device == "cpu" else None, first_position=first_position(model))
-        if agrees(packed, padded):
-            hidden, way = packed, f"{precision}, packed without padding"
-    if device == "cpu" and prepack_linears(model, batch_tokens=batch_tokens):
-        way += ", prepacked weights"
-    return hidden, way

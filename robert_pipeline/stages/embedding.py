@@ -86,7 +86,7 @@ def embed_unit(unit: WorkUnit, job: EmbedJob, loaded: LoadedEncoder, *, clock: C
     if store.files.exists(path):
         return Counts()
     started = clock()
-    budget = _worker_budget(job.encoder_fingerprint, job.embedding.batch_tokens)
+    budget = _worker_budget(job.encoder_fingerprint, job.embedding.batch_tokens or loaded.encoder.batch_tokens)
     rejects: list[Reject] = []
     counts = Counts()
     with store.files.writing(path) as temporary:

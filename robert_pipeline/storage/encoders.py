@@ -19,7 +19,8 @@ from robert_pipeline.errors import ConfigError, EncoderError, first_line
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from robert_pipeline.core.encoder import Encoder, Pooled
+    from robert_pipeline.core.encoder import Encoder
+    from robert_pipeline.core.pooling import Pooled
     from robert_pipeline.core.tokenize import Tokenizer
     from robert_pipeline.native.attention import PackedAttention
 
@@ -80,7 +81,7 @@ class LoadedEncoder:
         if chunking.chunk_tokens > self.max_chunk_tokens:
             raise ConfigError(
                 f"chunking.chunk_tokens is {chunking.chunk_tokens}, but encoder {self.identity.folder} reads at most "
-                f"{self.max_chunk_tokens} beside its {self.tokenizer.special_token_count} special tokens",
+                f"{self.max_chunk_tokens} beside its {len(self.tokenizer.frame)} special tokens",
                 fix=f"Give --chunk-tokens {self.max_chunk_tokens} or less",
             )
 
@@ -173,7 +174,7 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
             kernel=_attention_kernel(),
         ),
         tokenizer=tokenizer,
-        max_chunk_tokens=_max_sequence_tokens(model, int(loaded.model_max_length)) - tokenizer.special_token_count,
+        max_chunk_tokens=_max_sequence_tokens(model, int(loaded.model_max_length)) - len(tokenizer.frame),
     )
 
 

@@ -14,7 +14,7 @@ def framed(loaded, texts):
     """Each text's token ids between the special tokens."""
     tokenized = loaded.tokenizer(texts)
     return [
-        np.concatenate([loaded.tokenizer.prefix_ids, ids, loaded.tokenizer.suffix_ids])
+        np.concatenate([loaded.tokenizer.frame.prefix_ids, ids, loaded.tokenizer.frame.suffix_ids])
         for ids in np.split(tokenized.token_ids, tokenized.first_token_B[1:])
     ]
 

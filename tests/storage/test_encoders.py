@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, RobertaConfig, RobertaModel, T5Config, T5Model
 
 from robert_pipeline.config import Chunking, EncoderSource
+from robert_pipeline.core.packed_model import TokenBatch
 from robert_pipeline.errors import ConfigError, EncoderError
 from robert_pipeline.storage.encoders import identify_encoder, load_encoder
 
@@ -293,7 +294,7 @@ def test_code_and_pickles_of_a_checkpoint_are_never_run(folder):
 
 def test_the_checkpoint_s_pooling_is_used(folder):
     """The stated pooling would be part of the identity and not of the vectors."""
-    sequences = [np.array([101, 7592, 2088, 102], np.int32)]
+    sequences = TokenBatch.of([np.array([101, 7592, 2088, 102])])
     mean = load_encoder(source(folder)).encoder(sequences)
     write_pooling(folder, pooling_mode_cls_token=True)
     cls = load_encoder(source(folder)).encoder(sequences)
@@ -302,7 +303,7 @@ def test_the_checkpoint_s_pooling_is_used(folder):
 
 def test_two_loads_give_the_same_vectors(small):
     """Two workers would write different vectors under one name."""
-    sequences = [np.array([101, 7592, 102], np.int32)]
+    sequences = TokenBatch.of([np.array([101, 7592, 102])])
     one, other = (load_encoder(source(small)).encoder(sequences) for _ in range(2))
     assert np.array_equal(one, other)
 
@@ -327,4 +328,4 @@ def test_roberta_counts_its_positions_from_the_padding(folder):
     RobertaModel(RobertaConfig(**SMALL, pad_token_id=1)).save_pretrained(folder)
     loaded = load_encoder(source(folder))
     assert loaded.max_chunk_tokens == 36
-    assert loaded.encoder([np.full(38, 5, np.int32)]).shape == (1, 8)
+    assert loaded.encoder(TokenBatch.of([np.full(38, 5)])).shape == (1, 8)
