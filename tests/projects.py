@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from robert_pipeline.config import Chunking, Settings, Warehouse
-from robert_pipeline.core.train import TrainingConfig
+from robert_pipeline.config import Chunking, Settings, TrainingConfig, Warehouse
 from robert_pipeline.runs.embed import embed
 from robert_pipeline.runs.plan import plan
-from robert_pipeline.runs.train import TrainRequest, train
+from robert_pipeline.runs.train import train
 from tests.corpora import invalid_utf8, write_file
 
 LEARN, LABEL = "day=2026-01-01", "day=2026-01-02"
@@ -54,15 +53,14 @@ def write_project(folder, encoder):
         chunking=Chunking(chunk_tokens=16, overlap_tokens=4),
     )
     embed(settings, partitions=[LEARN], run_id="learn")
-    train(TrainRequest(settings=settings, planned=plan(settings, partitions=[LEARN], run_id="learn")))
+    train(settings, plan(settings, partitions=[LEARN], run_id="learn"))
     return settings
 
 
 def train_another_head(settings, folder):
     """The same project with another head."""
-    other = replace(settings, model=str(folder))
-    planned = plan(other, partitions=[LEARN], run_id="learn")
-    train(TrainRequest(settings=other, planned=planned, training=TrainingConfig(seed=5)))
+    other = replace(settings, model=str(folder), training=TrainingConfig(seed=5))
+    train(other, plan(other, partitions=[LEARN], run_id="learn"))
     return other
 
 

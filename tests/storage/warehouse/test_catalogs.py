@@ -6,9 +6,9 @@ import sys
 
 import adbc_driver_postgresql.dbapi as pg
 import pytest
-from conftest import ROOT, configured
 from published_rows import predictions
 from rest_catalog import serving
+from warehouses import ROOT, configured
 
 from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import ConfigError, WarehouseError

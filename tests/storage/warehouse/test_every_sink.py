@@ -4,10 +4,10 @@ import hashlib
 
 import pyarrow as pa
 import pytest
-from conftest import SINKS, each_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from published_rows import prediction_row, predictions, rejects
+from warehouses import SINKS, each_format
 
 from robert_pipeline.errors import RobertError, StoreError, WarehouseError
 from robert_pipeline.storage.warehouse import TABLES, Commit, open_warehouse

@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 import pytest
-from conftest import each_format
 from published_rows import predictions
+from warehouses import each_format
 
 from robert_pipeline.errors import WarehouseError
 from robert_pipeline.storage.warehouse import Commit, open_warehouse

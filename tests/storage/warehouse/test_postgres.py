@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import adbc_driver_postgresql.dbapi as pg
 import pytest
-from conftest import configured, serving_postgres
 from published_rows import predictions
+from warehouses import configured, serving_postgres
 
 from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import WarehouseError

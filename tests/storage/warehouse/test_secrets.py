@@ -8,11 +8,11 @@ import sys
 import traceback
 
 import pytest
-from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from rest_catalog import serving
+from warehouses import ROOT
 
 from robert_pipeline.config import Settings, Warehouse, refuse_secret
 from robert_pipeline.errors import ConfigError, RobertError

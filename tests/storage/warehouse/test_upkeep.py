@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import configured, each_format
 from published_rows import predictions
 from pyiceberg.catalog.sql import SqlCatalog
+from warehouses import configured, each_format
 
 from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import ConfigError, WarehouseError
