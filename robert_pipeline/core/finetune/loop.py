@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -151,7 +151,7 @@ class Finetuning:
         model.eval()  # type: ignore[no-untyped-call]  # ways are tried out without dropout
         self._states, self.way = token_states(model, pad_id=pad_id, kernel=kernel)
         model.train()
-        self._master = MasterWeights(model, self._classifier, config)
+        self._master = MasterWeights(model, self._classifier, config, with_pooler=pooling == "pooler")
         self._workers = Workers(model.device)
         self._clock = clock
         self._batch_tokens = config.batch_tokens
@@ -201,7 +201,7 @@ class Finetuning:
         self._master.set_weights(state.weights)
         self._master.set_moments(state.moments)
         self._batch_tokens = state.batch_tokens or self._batch_tokens
-        return state
+        return replace(state)
 
     def _kept(self, state: TrainingState) -> TrainingState:
         return TrainingState(

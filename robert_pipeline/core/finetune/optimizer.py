@@ -24,8 +24,10 @@ LEAST_RATE = 0.02
 class MasterWeights:
     """The trained parameters, by name: float32 masters, what AdamW remembers of them, and the model's copies."""
 
-    def __init__(self, model: "PreTrainedModel", classifier: nn.Module, config: FinetuneConfig) -> None:
-        rates = layer_rates(model, config)
+    def __init__(
+        self, model: "PreTrainedModel", classifier: nn.Module, config: FinetuneConfig, *, with_pooler: bool
+    ) -> None:
+        rates = layer_rates(model, config, with_pooler=with_pooler)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in rates)
         named = {f"encoder.{name}": p for name, p in model.named_parameters() if name in rates}
@@ -97,12 +99,14 @@ class MasterWeights:
             self._optimizer.state[master] = {kind: moments[f"{kind}.{name}"].clone() for kind in kinds}
 
 
-def layer_rates(model: "PreTrainedModel", config: FinetuneConfig) -> dict[str, float]:
+def layer_rates(model: "PreTrainedModel", config: FinetuneConfig, *, with_pooler: bool) -> dict[str, float]:
     """Learning rate of every parameter that is trained. Layers are found by the number in their parameters' names."""
     numbers = {name: _layer(name) for name, _ in model.named_parameters()}
     layers = 1 + max((number for number in numbers.values() if number is not None), default=-1)
     rates: dict[str, float] = {}
     for name, number in numbers.items():
+        if "pooler" in name and not with_pooler:
+            continue
         if number is None and _is_embedding(name):
             if config.train_embeddings and config.frozen_layers == 0:
                 rates[name] = config.learning_rate * config.layer_decay**layers
