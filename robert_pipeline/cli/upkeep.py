@@ -55,7 +55,9 @@ def maintain(
     Partitions in several small files are written anew; versions that are no longer wanted are forgotten and their
     files removed, and so is what killed writers left. Readers and writers may go on meanwhile.
 
-    Example: `robert table maintain --warehouse warehouse --keep-days 7`, then the same with `--apply`
+    Example: `robert table maintain --warehouse warehouse --keep-days 7`
+
+    Then the same with `--apply`.
     """
     from robert_pipeline.runs.maintain import maintain as run_maintain
     from robert_pipeline.storage.warehouse.sink import Upkeep

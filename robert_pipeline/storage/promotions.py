@@ -92,7 +92,7 @@ def add_entry(sink: Sink, entry: Promotion) -> None:
 
 
 def standing(ledger: Sequence[Promotion]) -> list[Promotion]:
-    """The promotions that were not rolled back: the last of them names the current head, the one before the previous."""
+    """Promotions not rolled back: the last of them names the current head, the one before it the previous."""
     stack: list[Promotion] = []
     for entry in ledger:
         if entry.action == "promote":

@@ -1,5 +1,7 @@
 """Figures about answers, held against scikit-learn's where it has them."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -97,7 +99,7 @@ def test_length_bands_cover_all_lengths_once_and_are_not_empty(lengths, least):
     bands = length_bands(np.array(lengths), least=least)
     assert bands[0][0] == 1
     assert bands[-1][1] == max(lengths)
-    assert all(after[0] == before[1] + 1 for before, after in zip(bands, bands[1:], strict=False))
+    assert all(after[0] == before[1] + 1 for before, after in pairwise(bands))
     counts = [sum(low <= length <= high for length in lengths) for low, high in bands]
     assert len(bands) == 1 or min(counts) >= least
 

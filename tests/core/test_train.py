@@ -1,5 +1,7 @@
 """Training: repeatable, bounded, and it learns."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -119,7 +121,7 @@ def test_without_held_out_documents_it_goes_by_the_training_loss():
 class Watched(InMemoryVectors):
     """Remembers how much was asked of it at once."""
 
-    asked: list = []
+    asked: ClassVar[list] = []
 
     def gather(self, documents):
         rows = super().gather(documents)

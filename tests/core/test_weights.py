@@ -70,7 +70,7 @@ def test_what_is_no_head_is_named(change, output, named):
     """Half of a model would be loaded, the rest left at random values."""
     state = origin()
     change(state)
-    with pytest.raises(ModelError, match="w.safetensors") as raised:
+    with pytest.raises(ModelError, match=r"w\.safetensors") as raised:
         head_from(state, shape_of(state, output=output, place="w.safetensors"), place="w.safetensors")
     assert named in str(raised.value)
     assert raised.value.fix
