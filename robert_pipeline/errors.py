@@ -56,5 +56,9 @@ class GateError(RobertError):
     """A head may not become the current one: the message names every limit it breaks, or who was faster."""
 
 
+class EngineError(RobertError):
+    """An engine cannot be reached, has workers that are unfit for the run, or lost all of them."""
+
+
 class AccountingError(RobertError):
     """Documents in do not equal labelled plus rejected. Nothing is published."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robert_pipeline.cli.options import Partitions, with_settings
+from robert_pipeline.cli.options import ENGINE, Partitions, with_settings
 from robert_pipeline.config import Settings
 from robert_pipeline.terminal import counted, say, show_table, work_progress
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    app.command("score")(with_settings(score, like_head=True))
+    app.command("score")(with_settings(score, ENGINE, like_head=True))
     app.command("publish")(with_settings(publish, like_head=True))
-    app.command("label")(with_settings(label, like_head=True))
+    app.command("label")(with_settings(label, ENGINE, like_head=True))
     app.command("predict")(predict)
 
 

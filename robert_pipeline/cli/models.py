@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robert_pipeline.cli.options import (
+    ENGINE,
     HEAD,
     LABEL_SEPARATOR,
     OUTPUT,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    app.command("embed")(with_settings(embed))
+    app.command("embed")(with_settings(embed, ENGINE))
     app.command("train")(with_settings(train, HEAD, TRAINING))
     app.command("import-head")(with_settings(import_head, ("Head", (OUTPUT,))))
     app.command("calibrate")(with_settings(calibrate, ("Training", (TARGET_PRECISION, LABEL_SEPARATOR))))

@@ -22,7 +22,7 @@ class SettingOption:
 
     flag: str
     setting: str
-    kind: type
+    kind: Any
     text: str
 
     @property
@@ -58,6 +58,16 @@ SETTINGS: Panel = (
         _o("--doc-id-column", "columns.doc_id", str, "Corpus column of the ids [doc_id]."),
         _o("--text-column", "columns.text", str, "Corpus column of the texts [text]."),
         _o("--label-column", "columns.label", str, "Corpus column of the true labels [label]."),
+    ),
+)
+ENGINE: Panel = (
+    "Engine",
+    (
+        _o("--engine", "engine.name", str, "local, dask, dask://host:port, flink://host:port, … [local]."),
+        _o("--engine-workers", "engine.workers", int, "Workers that dask starts [one a GPU, else one a core]."),
+        _o("--engine-resources", "engine.resources", str, "What dask:// workers must offer, such as GPU=1."),
+        _o("--engine-option", "engine.options", list[str], "For Beam, such as --parallelism=8; may be repeated."),
+        _o("--engine-patience", "engine.patience_seconds", int, "Seconds without any worker, then it ends [60]."),
     ),
 )
 OUTPUT = _o("--output", "head.output", str, "binary, multiclass, multilabel, or auto: as many labels as there are.")

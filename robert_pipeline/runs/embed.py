@@ -46,9 +46,9 @@ def embed_plan(planned: Plan) -> EmbedReport:
     missing = planned.missing
     if missing:
         # Loading Beam takes two seconds: not for a run that has nothing to do.
-        from robert_pipeline.stages.pipeline import embed_pipeline, run
+        from robert_pipeline.stages.pipeline import embed_units
 
-        run(embed_pipeline(missing, planned.job))
+        embed_units(missing, planned.job, planned.engine)
     seconds = time.monotonic() - started
     every = _totals(planned, [unit.unit_id for partition in planned.partitions for unit in partition.units])
     return EmbedReport(

@@ -4,9 +4,9 @@ Reads footers and the doc_id column; never a text.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from robert_pipeline.config import Columns, Settings
+from robert_pipeline.config import Columns, Engine, Settings
 from robert_pipeline.core.plan import plan_units, repeated_ids
 from robert_pipeline.errors import StoreError
 from robert_pipeline.stages.embedding import EmbedJob
@@ -42,6 +42,7 @@ class Plan:
     job: EmbedJob
     encoder: EncoderIdentity
     partitions: tuple[PartitionPlan, ...]
+    engine: Engine = field(default_factory=Engine)
 
     @property
     def missing(self) -> list[WorkUnit]:
@@ -93,7 +94,12 @@ def plan(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) -> 
         run_id=run_id,
     )
     names = list(dict.fromkeys(partitions)) or corpus.partitions()
-    return Plan(job=job, encoder=encoder, partitions=tuple(_plan_partition(corpus, job, name) for name in names))
+    return Plan(
+        job=job,
+        encoder=encoder,
+        partitions=tuple(_plan_partition(corpus, job, name) for name in names),
+        engine=settings.engine,
+    )
 
 
 def corpus_documents(uri: str, columns: Columns) -> int:

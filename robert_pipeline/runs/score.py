@@ -52,9 +52,9 @@ def score(planned: Plan, *, model: str, contributions: bool = False) -> ScoreRep
     )
     missing = [shard for shard, is_scored in _shards(planned, job) if not is_scored]
     if missing:
-        from robert_pipeline.stages.pipeline import run, score_pipeline
+        from robert_pipeline.stages.pipeline import score_shards
 
-        run(score_pipeline(missing, job))
+        score_shards(missing, job, planned.engine)
     return ScoreReport(
         head_fingerprint=head.fingerprint,
         shard_count=sum(len(partition.units) for partition in planned.partitions),

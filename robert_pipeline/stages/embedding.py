@@ -60,13 +60,18 @@ def worker_encoder(source: EncoderSource, expected_fingerprint: str) -> LoadedEn
 @lru_cache(maxsize=1)
 def _load_planned(source: EncoderSource, expected_fingerprint: str) -> LoadedEncoder:
     loaded = load_encoder(source)
-    if loaded.identity.fingerprint != expected_fingerprint:
+    require_planned(source, loaded.identity.fingerprint, expected_fingerprint)
+    return loaded
+
+
+def require_planned(source: EncoderSource, found_fingerprint: str, expected_fingerprint: str) -> None:
+    """Raise EncoderError where this worker's encoder is another than the run was planned with."""
+    if found_fingerprint != expected_fingerprint:
         raise EncoderError(
-            f"encoder '{source.name}' is {loaded.identity.fingerprint} on this worker, the run was planned with "
+            f"encoder '{source.name}' is {found_fingerprint} on this worker, the run was planned with "
             f"{expected_fingerprint}",
             fix="Give all workers the same checkpoint, and pin --precision where their processors differ",
         )
-    return loaded
 
 
 @lru_cache(maxsize=8)

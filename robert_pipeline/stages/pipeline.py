@@ -8,15 +8,21 @@ import json
 import logging
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from robert_pipeline import errors
+from robert_pipeline.config import Engine
 from robert_pipeline.errors import RobertError
 from robert_pipeline.stages.embedding import EmbedJob, embed_unit, worker_encoder
-from robert_pipeline.stages.engine import FnApiRunner, PipelineOptions, PipelineRunner, beam
+from robert_pipeline.stages.engines import Host, open_host
+from robert_pipeline.stages.engines.beam import beam
+from robert_pipeline.stages.fitness import check_embedder, check_scorer, marked
 from robert_pipeline.stages.scoring import ScoreJob, ShardName, score_shard, worker_head
 from robert_pipeline.types import WorkUnit
 
 _MARK = "robert-error"
+Job = TypeVar("Job", EmbedJob, ScoreJob)
 
 
 class EmbedUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
@@ -51,24 +57,46 @@ class ScoreShard(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         _telling(lambda: score_shard(shard, self._job, head))
 
 
-def embed_pipeline(units: Sequence[WorkUnit], job: EmbedJob) -> beam.Pipeline:
+def embed_units(units: Sequence[WorkUnit], job: EmbedJob, engine: Engine) -> None:
+    """Embed every unit on the engine. Raises EngineError, or what a worker raised."""
+    with open_host(engine) as host:
+        _check_workers(host, job, check_embedder)
+        run(embed_pipeline(units, job, host), host)
+
+
+def score_shards(shards: Sequence[ShardName], job: ScoreJob, engine: Engine) -> None:
+    """Score every shard on the engine. Raises EngineError, or what a worker raised."""
+    with open_host(engine) as host:
+        _check_workers(host, job, check_scorer)
+        run(score_pipeline(shards, job, host), host)
+
+
+def _check_workers(host: Host, job: Job, check: Callable[[Job, str], None]) -> None:
+    if host.asks_workers:
+        with marked(job.store, job.run_id) as mark:
+            host.check_workers(partial(check, job, mark))
+
+
+def embed_pipeline(units: Sequence[WorkUnit], job: EmbedJob, host: Host) -> beam.Pipeline:
     """The pipeline that embeds every unit, not yet run."""
-    return _pipeline("Units", units, "EmbedUnit", EmbedUnit(job))
+    return _pipeline("Units", units, "EmbedUnit", EmbedUnit(job), host)
 
 
-def score_pipeline(shards: Sequence[ShardName], job: ScoreJob) -> beam.Pipeline:
+def score_pipeline(shards: Sequence[ShardName], job: ScoreJob, host: Host) -> beam.Pipeline:
     """The pipeline that scores every shard, not yet run."""
-    return _pipeline("Shards", shards, "ScoreShard", ScoreShard(job))
+    return _pipeline("Shards", shards, "ScoreShard", ScoreShard(job), host)
 
 
-def run(pipeline: beam.Pipeline) -> None:
+def run(pipeline: beam.Pipeline, host: Host) -> None:
     """Run to the end.
 
     A RobertError that a worker raised is raised again here, whatever the engine made of it; so is KeyboardInterrupt.
     """
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     try:
-        pipeline.run().wait_until_finish()
+        host.run(pipeline)
+    except RobertError:
+        raise
     except Exception as error:
         if _is_interrupt(error):
             raise KeyboardInterrupt from error
@@ -78,16 +106,11 @@ def run(pipeline: beam.Pipeline) -> None:
 
 
 def _pipeline(
-    source: str, descriptors: Sequence[WorkUnit] | Sequence[ShardName], step: str, work: beam.DoFn
+    source: str, descriptors: Sequence[WorkUnit] | Sequence[ShardName], step: str, work: beam.DoFn, host: Host
 ) -> beam.Pipeline:
-    pipeline = beam.Pipeline(runner=_local_runner(), options=PipelineOptions(["--pickle_library=cloudpickle"]))
+    pipeline = beam.Pipeline(runner=host.runner, options=host.options)
     _ = pipeline | source >> beam.Create(list(descriptors)) | step >> beam.ParDo(work)
     return pipeline
-
-
-def _local_runner() -> PipelineRunner:
-    # Named: DirectRunner may try to download another runner first.
-    return FnApiRunner()
 
 
 def _telling(work: Callable[[], object]) -> None:

@@ -9,11 +9,13 @@ import sys
 import pytest
 
 from robert_pipeline import errors
+from robert_pipeline.config import Engine
 from robert_pipeline.errors import RobertError
 from robert_pipeline.runs.plan import plan
 from robert_pipeline.stages import pipeline as stages
-from robert_pipeline.stages.engine import beam
-from robert_pipeline.stages.pipeline import embed_pipeline, run, score_pipeline
+from robert_pipeline.stages.engines import LocalHost
+from robert_pipeline.stages.engines.beam import beam
+from robert_pipeline.stages.pipeline import embed_pipeline, embed_units, score_pipeline
 from robert_pipeline.stages.scoring import ScoreJob, ShardName
 from robert_pipeline.storage.store import open_store
 from tests.projects import LABEL, elsewhere
@@ -49,9 +51,11 @@ def test_a_pipeline_is_one_source_and_one_leaf(planned, score_job, kind):
     """Engines that lose rows at tags, side inputs, state or shuffles would lose ours, and report success."""
     units = planned.missing
     pipeline = (
-        embed_pipeline(units, planned.job)
+        embed_pipeline(units, planned.job, LocalHost())
         if kind == "embed"
-        else score_pipeline([ShardName(partition=LABEL, unit_id=unit.unit_id) for unit in units], score_job)
+        else score_pipeline(
+            [ShardName(partition=LABEL, unit_id=unit.unit_id) for unit in units], score_job, LocalHost()
+        )
     )
     nodes = transforms(pipeline)
     works = [
@@ -90,7 +94,7 @@ def test_descriptors_are_small(planned):
 def test_running_writes_every_shard_once(planned):
     """Units would be lost or done twice between the plan and the store."""
     assert len(planned.missing) > 2
-    run(embed_pipeline(planned.missing, planned.job))
+    embed_units(planned.missing, planned.job, Engine())
     store = open_store(planned.job.store)
     paths = {store.embedding_path(planned.job.key, LABEL, unit.unit_id) for unit in planned.missing}
     assert paths == {entry.path for entry in store.files.list("embeddings")}
@@ -106,7 +110,7 @@ def test_a_worker_s_error_comes_back_as_it_was(planned, monkeypatch, kind, where
 
     monkeypatch.setattr(stages, "worker_encoder" if where == "setup" else "embed_unit", fail)
     with pytest.raises(RobertError) as raised:
-        run(embed_pipeline(planned.missing, planned.job))
+        embed_units(planned.missing, planned.job, Engine())
     assert type(raised.value) is kind
     assert (raised.value.problem, raised.value.fix) == ("file 'x\"\n<y>' is bad", "Mend it")
 
@@ -118,7 +122,7 @@ def test_a_damaged_corpus_file_is_named_through_the_engine(project, planned, tmp
         for unit in planned.missing
     ]
     with pytest.raises(errors.CorpusError, match=r"a\.parquet has changed since the run was planned"):
-        run(embed_pipeline(units, planned.job))
+        embed_units(units, planned.job, Engine())
     assert not open_store(planned.job.store).files.list()
 
 
@@ -130,7 +134,7 @@ def test_an_error_nobody_foresaw_keeps_its_cause(planned, monkeypatch):
 
     monkeypatch.setattr(stages, "embed_unit", fail)
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        run(embed_pipeline(planned.missing, planned.job))
+        embed_units(planned.missing, planned.job, Engine())
 
 
 def test_ctrl_c_in_a_worker_stops_the_run(planned, monkeypatch):
@@ -141,7 +145,7 @@ def test_ctrl_c_in_a_worker_stops_the_run(planned, monkeypatch):
 
     monkeypatch.setattr(stages, "embed_unit", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run(embed_pipeline(planned.missing, planned.job))
+        embed_units(planned.missing, planned.job, Engine())
 
 
 def test_importing_the_engine_says_nothing_and_leaves_logging_alone():

@@ -1,7 +1,7 @@
 """Apache Beam, imported in silence.
 
 Beam warns of every cloud whose client is not installed, and its warning gives the program's root logger a handler that
-was never asked for. The only module that imports Beam.
+was never asked for. Whoever needs Beam takes it from here.
 """
 
 import contextlib
@@ -28,6 +28,9 @@ with _silence():
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-    from apache_beam.runners.runner import PipelineRunner
+    from apache_beam.runners.runner import PipelineResult, PipelineRunner, create_runner
 
-__all__ = ["FnApiRunner", "PipelineOptions", "PipelineRunner", "beam"]
+PICKLING = "--pickle_library=cloudpickle"
+"""For every runner: Beam's other choice is not installed."""
+
+__all__ = ["PICKLING", "FnApiRunner", "PipelineOptions", "PipelineResult", "PipelineRunner", "beam", "create_runner"]
