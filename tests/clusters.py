@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +16,14 @@ START_SECONDS = 60
 LOGGED = """
 import os, time
 from robert_pipeline.stages import embedding
-read_unit = embedding.read_unit
+if not hasattr(embedding, "unlogged"):  # Dask loads this more than once
+    embedding.unlogged = embedding.read_unit
 def logged(corpus, columns, unit):
     # Called for a unit that has no shard yet.
     with open({log!r}, "a") as log:
         log.write(f"{{os.getpid()}} {{unit.unit_id}}\\n")
     time.sleep({seconds})
-    return read_unit(corpus, columns, unit)
+    return embedding.unlogged(corpus, columns, unit)
 embedding.read_unit = logged
 """
 """Put into a worker: say which process embeds which unit, and take a while over it."""
@@ -42,6 +44,7 @@ class Cluster:
     folder: Path
     scheduler: subprocess.Popen = None
     workers: list = field(default_factory=list)
+    kinds: dict = field(default_factory=lambda: defaultdict(list))
 
     @property
     def place(self):
@@ -53,13 +56,14 @@ class Cluster:
         return json.loads(self.place.read_text())["address"].replace("tcp://", "dask://")
 
     def start(self):
-        self.scheduler = self._run("scheduler", "--port", "0", "--no-show", "--no-dashboard")
+        """Start the scheduler; a unit that kills two workers is given up."""
+        self.scheduler = self._run("scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard")
         until(self.place.exists)
         until(lambda: self.place.read_text().strip().endswith("}"))
 
     def add_worker(self, *arguments, preload=""):
         """Start a worker of one thread on a loopback address of its own; `preload` is Python that it runs first."""
-        number = len(self.workers) + 1
+        number = len(self.workers) + 1  # of the worker, and of its address
         more = []
         if preload:
             script = self.folder / f"preload{number}.py"
@@ -67,12 +71,16 @@ class Cluster:
             more = ["--preload", str(script)]
         address = f"127.0.0.{number}" if sys.platform == "linux" else "127.0.0.1"
         command = ("worker", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", address)
-        self.workers.append(self._run(*command, "--local-directory", str(self.folder), *more, *arguments))
+        started = self._run(*command, "--local-directory", str(self.folder), *more, *arguments)
+        self.workers.append(started)
+        return started
 
     def _run(self, kind, *arguments):
         return subprocess.Popen(
             [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self.place), *arguments],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            env=os.environ
+            | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+            | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

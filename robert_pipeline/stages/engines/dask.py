@@ -8,6 +8,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from robert_pipeline.config import Engine
 from robert_pipeline.errors import EngineError, first_line
@@ -79,14 +80,14 @@ class DaskHost:
         )
 
     def check_workers(self, check: Check) -> None:
-        """Ask every worker what it has installed, then to run `check`.
+        """Ask scheduler and workers what they have installed, then every worker to run `check`.
 
         Raises EngineError where there is no worker, or one that does not answer, has another release or another clock.
         """
         workers = self._await_workers()
         require_same_release(self._client, workers, patience_seconds=self._engine.patience_seconds)
         ask(self._client, workers, check, patience_seconds=self._engine.patience_seconds)
-        self._stack.enter_context(relayed(self._client))
+        self._stack.enter_context(relayed(self._client, workers))
 
     def run(self, pipeline: beam.Pipeline) -> None:
         """Run to a good end; at most the engine's patience without any worker. Raises what a worker raised."""
@@ -113,10 +114,17 @@ class DaskHost:
 
     def _watch(self, futures: Sequence[distributed.Future]) -> None:
         seen = time.monotonic()
+        has_failed = False
         while True:
             with contextlib.suppress(TimeoutError):
                 distributed.wait(futures, timeout=POLL_SECONDS)
                 return
+            if has_failed:
+                # The error, or its traceback, does not survive the way here, and Dask's client waits on.
+                raise EngineError(
+                    "a unit failed with an error that cannot be brought here", fix="See the workers' logs"
+                )
+            has_failed = "erred" in self._client.run_on_scheduler(_states, keys=[future.key for future in futures])
             if self._workers():
                 seen = time.monotonic()
             elif time.monotonic() - seen > self._engine.patience_seconds:
@@ -153,6 +161,11 @@ class DaskHost:
     @property
     def _how_to_offer(self) -> str:
         return f' --resources "{self._engine.resources}"' if self._resources else ""
+
+
+def _states(keys: Sequence[str], dask_scheduler: Any) -> list[str]:
+    """On the scheduler: how it is with these tasks."""
+    return [dask_scheduler.tasks[key].state for key in keys if key in dask_scheduler.tasks]
 
 
 def _amounts(resources: str) -> dict[str, float]:

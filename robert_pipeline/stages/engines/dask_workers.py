@@ -3,6 +3,7 @@
 Runs beside the cluster's tasks, so busy workers answer too.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -47,17 +48,22 @@ def ask(client: distributed.Client, workers: Sequence[str], check: Callable[[], 
 
 
 def require_same_release(client: distributed.Client, workers: Sequence[str], *, patience_seconds: int) -> None:
-    """Raise EngineError where a worker lacks the package, has another version of what matters, or another clock."""
+    """Raise EngineError where one lacks the package, has another version of what matters, or another clock.
+
+    The scheduler is asked too.
+    """
     question = _facts_of(PACKAGES)
+    own = asyncio.run(question())
     before = time.time()
-    answers = _answers(client, workers, question, patience_seconds)
+    # The scheduler reads what it hands out, and cannot do that without the package either.
+    answers = {f"scheduler {client.scheduler.address}": client.run_on_scheduler(question)}
+    answers |= {f"worker {name}": said for name, said in _answers(client, workers, question, patience_seconds).items()}
     after = time.time()
-    own = question_here(PACKAGES)
     faults: list[str] = []
-    for worker, answer in answers.items():
+    for who, answer in answers.items():
         if isinstance(answer, BaseException):
-            raise EngineError(f"Dask worker {worker} does not say what it has: {first_line(answer)}") from answer
-        faults += _faults(worker, own, answer, before, after)
+            raise EngineError(f"Dask {who} does not say what it has: {first_line(answer)}") from answer
+        faults += _faults(who, own, answer, before, after)
     if faults:
         more = f", and {len(faults) - NAMED_AT_MOST} more" if len(faults) > NAMED_AT_MOST else ""
         raise EngineError(
@@ -66,17 +72,17 @@ def require_same_release(client: distributed.Client, workers: Sequence[str], *, 
         )
 
 
-def _faults(worker: str, own: Facts, found: Facts, before: float, after: float) -> list[str]:
+def _faults(who: str, own: Facts, found: Facts, before: float, after: float) -> list[str]:
     differing = [
         f"{name} {found[name]} (here {own[name]})" if found[name] else f"no {name} (here {own[name]})"
         for name in own
         if name != "clock" and found[name] != own[name]
     ]
-    faults = [f"Dask worker {worker} has {', '.join(differing)}"] if differing else []
+    faults = [f"Dask {who} has {', '.join(differing)}"] if differing else []
     clock = float(found["clock"])
     skew = max(before - clock, clock - after)
     if skew > MOST_CLOCK_SKEW_SECONDS:
-        faults.append(f"the clock of Dask worker {worker} is {skew:,.0f} s {'slow' if clock < before else 'fast'}")
+        faults.append(f"the clock of Dask {who} is {skew:,.0f} s {'slow' if clock < before else 'fast'}")
     return faults
 
 
@@ -103,14 +109,6 @@ def _answers(
         return answers
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def question_here(packages: Sequence[str]) -> Facts:
-    """What this process would say."""
-    import asyncio
-
-    facts: Facts = asyncio.run(_facts_of(packages)())
-    return facts
 
 
 def _facts_of(packages: Sequence[str]) -> Callable[[], Any]:
@@ -147,7 +145,7 @@ def _in_a_thread(check: Callable[[], Any]) -> Callable[[], Any]:
     """A worker's own thread must go on telling the scheduler that it lives."""
 
     async def checked() -> None:
-        import asyncio
+        import asyncio  # travels with the closure
 
         await asyncio.get_running_loop().run_in_executor(None, check)
 
