@@ -61,7 +61,8 @@ def embed_units(units: Sequence[WorkUnit], job: EmbedJob, engine: Engine) -> Non
     """Embed every unit on the engine. Raises EngineError, or what a worker raised."""
     with open_host(engine) as host:
         _check_workers(host, job, check_embedder)
-        run(embed_pipeline(units, job, host), host)
+        # Largest first: none is begun when all others are done.
+        run(embed_pipeline(sorted(units, key=lambda unit: -unit.text_bytes), job, host), host)
 
 
 def score_shards(shards: Sequence[ShardName], job: ScoreJob, engine: Engine) -> None:

@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from apache_beam.internal import pickler
+from apache_beam.portability.api import beam_runner_api_pb2 as pb2
+from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
 from robert_pipeline import errors
 from robert_pipeline.config import Engine
@@ -34,47 +37,112 @@ def score_job(planned):
     return ScoreJob(store=planned.job.store, model="nowhere", head_fingerprint="f", key=planned.job.key, run_id="r")
 
 
-def transforms(pipeline):
-    """Every leaf transform of a pipeline, in order."""
-
-    class Collect(beam.pipeline.PipelineVisitor):
-        def visit_transform(self, node):
-            found.append(node)
-
+def faults(pipeline):
+    """What a pipeline's graph holds that some engine loses rows with, or that would send documents through it."""
+    proto = pipeline.to_runner_api()
+    nodes = proto.components.transforms
+    pardos = {
+        name: pb2.ParDoPayload.FromString(node.spec.payload)
+        for name, node in nodes.items()
+        if node.spec.urn == "beam:transform:pardo:v1"
+    }
+    works = [name for name in pardos if _source_of(nodes[name].unique_name) is None]
+    read = {pcollection for node in nodes.values() for pcollection in node.inputs.values()}
     found = []
-    pipeline.visit(Collect())
-    return found
+    if len([name for name in works if not set(nodes[name].outputs.values()) & read]) != 1:
+        found.append("not one leaf")
+    for name, payload in pardos.items():
+        if len(nodes[name].outputs) > 1:
+            found.append("tags")
+        if payload.state_specs or payload.timer_family_specs:
+            found.append("state")
+        if payload.side_inputs:
+            found.append("side inputs")
+        if name in works and _emits_late(payload):
+            found.append("finish_bundle")
+    made = {pcollection for name in works for pcollection in nodes[name].outputs.values()}
+    for node in nodes.values():
+        if node.spec.urn == "beam:transform:group_by_key:v1" and (
+            _source_of(node.unique_name) is None or made & set(node.inputs.values())
+        ):
+            found.append("a shuffle")
+        if "Write" in node.unique_name.rpartition("/")[2]:
+            found.append("a file sink")
+    return sorted(set(found))
+
+
+def _source_of(name):
+    """The source that a transform is part of, if any: Beam makes several of one, with a shuffle of descriptors."""
+    first = name.partition("/")[0]
+    return first if first in ("Units", "Shards") else None
+
+
+def _emits_late(payload):
+    return type(pickler.loads(payload.do_fn.payload)[0]).finish_bundle is not beam.DoFn.finish_bundle
 
 
 @pytest.mark.parametrize("kind", ["embed", "score"])
-def test_a_pipeline_is_one_source_and_one_leaf(planned, score_job, kind):
+def test_a_pipeline_holds_nothing_that_engines_lose_rows_with(planned, score_job, kind):
     """Engines that lose rows at tags, side inputs, state or shuffles would lose ours, and report success."""
     units = planned.missing
+    shards = [ShardName(partition=LABEL, unit_id=unit.unit_id) for unit in units]
     pipeline = (
         embed_pipeline(units, planned.job, LocalHost())
         if kind == "embed"
-        else score_pipeline(
-            [ShardName(partition=LABEL, unit_id=unit.unit_id) for unit in units], score_job, LocalHost()
-        )
+        else score_pipeline(shards, score_job, LocalHost())
     )
-    nodes = transforms(pipeline)
-    works = [
-        node for node in nodes if isinstance(getattr(node.transform, "fn", None), stages.EmbedUnit | stages.ScoreShard)
-    ]
-    (work,) = works
-    assert not any(work.outputs[None] in node.inputs for node in nodes)
-    assert list(work.outputs) == [None]
-    assert not work.side_inputs
-    source = {"embed": "Units", "score": "Shards"}[kind]
-    assert all(node is work or node.full_label.startswith(f"{source}/") for node in nodes)
-    proto = pipeline.to_runner_api()
-    payloads = [
-        node.spec for node in proto.components.transforms.values() if node.spec.urn == "beam:transform:pardo:v1"
-    ]
-    for spec in payloads:
-        parsed = beam.portability.api.beam_runner_api_pb2.ParDoPayload.FromString(spec.payload)
-        assert not parsed.state_specs
-        assert not parsed.timer_family_specs
+    assert faults(pipeline) == []
+
+
+class Tagging(beam.DoFn):
+    def process(self, element):
+        yield beam.pvalue.TaggedOutput("other", element)
+
+
+class Remembering(beam.DoFn):
+    seen = ReadModifyWriteStateSpec("seen", beam.coders.BytesCoder())
+
+    def process(self, element, seen=beam.DoFn.StateParam(seen)):  # noqa: B008 - Beam's way
+        yield element
+
+
+class Late(beam.DoFn):
+    def process(self, element):
+        pass
+
+    def finish_bundle(self):
+        yield beam.utils.windowed_value.WindowedValue(1, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("build", "fault"),
+    [
+        (lambda units: units | beam.ParDo(Tagging()).with_outputs("other", main="main"), "tags"),
+        (lambda units: units | beam.Map(lambda unit: (unit, 1)) | beam.ParDo(Remembering()), "state"),
+        (lambda units: units | beam.ParDo(Late()), "finish_bundle"),
+        (lambda units: (units | "a" >> beam.Map(str), units | "b" >> beam.Map(str)), "not one leaf"),
+        (lambda units: units | beam.Map(str) | beam.Reshuffle() | "b" >> beam.Map(str), "a shuffle"),
+        (lambda units: units | beam.Map(str) | beam.io.WriteToText("nowhere"), "a file sink"),
+        (lambda units: units | beam.Map(lambda unit, n: n, beam.pvalue.AsList(units)), "side inputs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_such_construct_would_be_found(build, fault):
+    """The test above could not fail."""
+    pipeline = beam.Pipeline(runner=LocalHost().runner, options=LocalHost().options)
+    build(pipeline | "Units" >> beam.Create([1, 2]))
+    assert fault in faults(pipeline)
+
+
+def test_the_largest_unit_is_begun_first(planned, monkeypatch):
+    """A unit of one huge document, begun last, would keep one worker busy while all others wait."""
+    begun = []
+    monkeypatch.setattr(stages, "embed_pipeline", lambda units, *_: begun.extend(units))
+    monkeypatch.setattr(stages, "run", lambda *_: None)
+    embed_units(planned.missing, planned.job, Engine())
+    sizes = [unit.text_bytes for unit in begun]
+    assert sizes == sorted(sizes, reverse=True)
+    assert set(begun) == set(planned.missing)
 
 
 @pytest.mark.parametrize("work", [stages.EmbedUnit, stages.ScoreShard])

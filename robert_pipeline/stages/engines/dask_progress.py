@@ -21,7 +21,7 @@ _forwarding: dict[str, contextlib.ExitStack] = {}
 def relayed(client: distributed.Client, workers: Sequence[str]) -> Iterator[None]:
     """While the block runs, what these workers report is heard in this process."""
     topic = f"robert-progress-{client.id}"
-    client.subscribe_topic(topic, lambda event: progress.report(Done(**event[1])))
+    client.subscribe_topic(topic, lambda event: progress.report(Done(**event[1]["done"])))
     client.run(_start, topic, workers=workers)
     try:
         yield
@@ -32,7 +32,7 @@ def relayed(client: distributed.Client, workers: Sequence[str]) -> Iterator[None
 
 def _start(topic: str, dask_worker: Any) -> None:
     stack = _forwarding[topic] = contextlib.ExitStack()
-    stack.enter_context(progress.listening(lambda done: dask_worker.log_event(topic, asdict(done))))
+    stack.enter_context(progress.listening(lambda done: dask_worker.log_event(topic, {"done": asdict(done)})))
 
 
 def _stop(topic: str) -> None:

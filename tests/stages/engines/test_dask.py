@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import os
 import random
 import threading
 from collections import Counter
 
+import distributed
 import pyarrow as pa
 import pytest
 
@@ -16,6 +18,7 @@ from robert_pipeline.runs.label import label
 from robert_pipeline.runs.outcome import partition_outcome
 from robert_pipeline.runs.plan import plan
 from robert_pipeline.runs.score import score
+from robert_pipeline.stages.engines.dask_local import local_cluster, machine_cores, share_out
 from robert_pipeline.stages.pipeline import score_shards
 from robert_pipeline.stages.progress import listening
 from robert_pipeline.stages.scoring import ScoreJob
@@ -23,6 +26,9 @@ from robert_pipeline.storage.store import open_store
 from tests.clusters import LOGGED, cluster, until
 from tests.corpora import write_texts
 from tests.projects import LABEL, REJECTED, WORDS, elsewhere
+
+# A busy machine takes minutes to start a dozen processes that import torch and Beam.
+pytestmark = pytest.mark.timeout(900)
 
 UNITS = 24
 STAMPED = ["run_id", "scored_at"]
@@ -73,7 +79,7 @@ def many(project, tmp_path):
     return dataclasses.replace(settings, embedding=Embedding(unit_bytes=1))
 
 
-def on(settings, running, kind, *, patience_seconds=200):
+def on(settings, running, kind, *, patience_seconds=400):
     """The same settings on workers of one kind."""
     engine = Engine(name=running.engine_name, resources=f"{kind}=1", patience_seconds=patience_seconds)
     return dataclasses.replace(settings, engine=engine)
@@ -196,6 +202,17 @@ def test_a_unit_that_kills_its_workers_is_an_error_and_not_a_loop(many, running)
     """A document that is too large for a worker would bring down one worker after the other, for ever."""
     with pytest.raises(EngineError, match=r"2 Dask workers died over the same unit, .* Most often it is memory"):
         embed(on(many, running, "deadly"), run_id="r")
+
+
+def test_a_cluster_of_this_machine_keeps_workers_apart_and_works(many):
+    """Workers would fight over cores, or the way to use several GPUs of one machine would not work at all."""
+    cores = machine_cores()
+    with local_cluster(2, patience_seconds=400) as address, distributed.Client(address, set_as_default=False) as client:
+        found = client.run(lambda: (sorted(os.sched_getaffinity(0)), os.environ["OMP_NUM_THREADS"]))
+        places = share_out(cores, [], 2)
+        assert sorted(found.values()) == sorted((list(place.cores), str(len(place.cores))) for place in places)
+        engine = Engine(name=address.replace("tcp://", "dask://"), patience_seconds=400)
+        assert embed(dataclasses.replace(many, engine=engine), run_id="own").counts.embedded == UNITS
 
 
 def test_no_scheduler_at_the_address(many):
