@@ -174,7 +174,7 @@ def _by_label(option: str, given: list[str] | None) -> dict[str, float]:
 
 def _say_calibration(head: "TrainedHead") -> None:
     if head.calibration.method == "none":
-        say("not calibrated: too few documents were held out; `robert calibrate` does it with more")
+        say("not calibrated: `robert calibrate` does it, with labelled documents that it has not learned from")
     else:
         say(f"calibrated by {head.calibration.method} on {head.calibration.documents:,} documents")
     if any(head.thresholds.review):
