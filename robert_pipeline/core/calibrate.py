@@ -23,7 +23,8 @@ def calibrate(logits_BK: Floats, targets: TargetValues, output: Output, *, is_ce
     """Temperature for a softmax, Platt scaling for sigmoids; nothing is changed where held-out documents are too few.
 
     A binary logit that `is_centred` is zero where both labels are as likely: it gets a temperature, since an offset
-    from a hundred documents would do more harm than good. `targets` is the class of each document (B,) for 'binary' (0 or 1) and 'multiclass', or a mask (B, K).
+    from a hundred documents would do more harm than good. `targets` is the class of each document (B,) for 'binary' (0
+    or 1) and 'multiclass', or a mask (B, K).
     """
     count, logit_count = logits_BK.shape
     if count < MIN_DOCUMENTS:

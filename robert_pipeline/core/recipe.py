@@ -145,7 +145,8 @@ def fit_probabilities(
 ) -> tuple[Calibration, Thresholds]:
     """Calibration and thresholds from held-out logits and targets, whatever model gave the logits.
 
-    `is_centred` is that of `calibrate`. `so_far` is applied first. `decision` are the thresholds to decide by; those of a multi-label head are chosen here.
+    `is_centred` is that of `calibrate`. `so_far` is applied first. `decision` are the thresholds to decide by; those of
+    a multi-label head are chosen here.
     """
     calibration = calibrate(so_far.apply(logits_BK), values, output, is_centred=is_centred).after(so_far)
     probabilities_BK = label_probabilities(logits_BK, calibration, output)
