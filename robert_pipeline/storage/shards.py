@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from robert_pipeline.core.terms import ChunkTokens
 from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import Files
 from robert_pipeline.types import Counts
@@ -56,6 +57,11 @@ class ChunkTable:
     rows: pa.Table
     vectors_ND: NDArray[np.float16] | NDArray[np.float32]
     lengths_B: NDArray[np.int64]
+
+    @property
+    def tokens(self) -> ChunkTokens:
+        """The tokens of the chunks."""
+        return tokens_of(self.rows.column("token_ids").combine_chunks())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +125,13 @@ def _chunk_table(rows: pa.Table, header: ShardHeader) -> ChunkTable:
         rows=rows,
         vectors_ND=vectors.flatten().to_numpy().reshape(rows.num_rows, header.dimension),
         lengths_B=np.diff(starts).astype(np.int64),
+    )
+
+
+def tokens_of(lists: pa.ListArray) -> ChunkTokens:
+    """A column of token ids as arrays."""
+    return ChunkTokens(
+        token_ids=lists.flatten().to_numpy(), new_tokens_N=np.diff(lists.offsets.to_numpy()).astype(np.int64)
     )
 
 
