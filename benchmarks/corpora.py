@@ -1,11 +1,10 @@
-"""What benchmarks embed: real articles, and encoders that need no download. Imports nothing beyond torch, transformers, numpy.
+"""What benchmarks embed: real articles, and encoders that need no download. Imports torch and transformers only.
 
 BBC News and MiniLM come from the packages of the `demo` extra. Where they are not installed (a bare GPU machine), words
 are made up in articles of the same lengths, and weights are random: neither changes what has to be computed.
 """
 
 import random
-import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,8 +58,10 @@ def encoder_folder(name: EncoderName, folder: Path, texts: list[str]) -> Path:
     if name == "minilm" and packaged:
         return _minilm()
     torch.manual_seed(0)
-    minilm = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-    BertModel(BertConfig(**(minilm if name == "minilm" else {}))).save_pretrained(folder)
+    config = BertConfig()
+    if name == "minilm":
+        config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    BertModel(config).save_pretrained(folder)
     if packaged:
         from transformers import AutoTokenizer
 
@@ -99,13 +100,19 @@ def _made_up(count: int) -> list[str]:
 
 def _learned_tokenizer(texts: list[str]) -> "PreTrainedTokenizerBase":
     """A WordPiece vocabulary of these texts, with BERT's special tokens."""
-    from transformers import BertTokenizerFast
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = sorted({word.lower() for text in texts for word in text.split()})
     letters = sorted({letter for word in words for letter in word})
-    with tempfile.TemporaryDirectory() as folder:
-        vocabulary = Path(folder) / "vocab.txt"
-        pieces = [*special, *letters, *(f"##{letter}" for letter in letters), *words]
-        vocabulary.write_text("\n".join(list(dict.fromkeys(pieces))[:30_522]), encoding="utf-8")
-        return BertTokenizerFast(str(vocabulary), model_max_length=512)
+    pieces = list(dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *words]))[:30_522]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=BertWordPieceTokenizer({piece: number for number, piece in enumerate(pieces)})._tokenizer,
+        model_max_length=512,
+        pad_token="[PAD]",  # noqa: S106
+        unk_token="[UNK]",  # noqa: S106
+        cls_token="[CLS]",  # noqa: S106
+        sep_token="[SEP]",  # noqa: S106
+        mask_token="[MASK]",  # noqa: S106
+    )

@@ -1,13 +1,13 @@
 """Embedding beside its peers: the same chunks, one contender after the other on the same machine, in turns.
 
-Every contender is a process of its own. All are loaded and warmed up, then measured A B C … A B C …, one at a time while
-the others wait, so that a machine that gets slower gets slower for all. Each is given chunks of text (200 tokens, cut
-from real articles by the product's own chunker), tokenises them and returns one vector a chunk; its rate counts tokens
-that are not padding. The ceiling is what the encoder's matrix products alone would reach: oneDNN or cuBLAS in the
-machine's fast precision, measured in the same turns.
+Every contender is a process of its own. All are loaded and warmed up, then measured A B C … A B C …, one at a time
+while the others wait, so that a machine that gets slower gets slower for all. Each is given chunks of text (200 tokens,
+cut from real articles by the product's own chunker), tokenises them and returns one vector a chunk; its rate counts
+tokens that are not padding. The ceiling is what the encoder's matrix products alone would reach: oneDNN or cuBLAS in
+the machine's fast precision, measured in the same turns.
 
-Vectors are compared with transformers in float32; only contenders whose every vector has a cosine of 0.999 or more count
-as the best peer. Peers that are not installed are named with what to install: `pip install -r benchmarks/peers.txt`.
+Vectors are compared with transformers in float32; only contenders whose every vector has a cosine of 0.999 or more
+count as the best peer. A peer that is not installed is named with what to install; `benchmarks/peers.txt` has them all.
 """
 
 import json

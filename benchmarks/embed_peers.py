@@ -1,7 +1,7 @@
 """What the product is measured against: chunks of text in, one mean vector a chunk out, in order.
 
-Each peer is used as its own documentation shows, and gets what it is fastest with: where it takes any batch, texts sorted
-by length in batches whose size is chosen by trying. Mean over tokens, as MiniLM was trained.
+Each peer is used as its own documentation shows, and gets what it is fastest with: where it takes any batch, texts
+sorted by length in batches whose size is chosen by trying. Mean over tokens, as MiniLM was trained.
 Axes: B chunks, T tokens, D embedding.
 """
 
@@ -48,7 +48,7 @@ class Pipeline(Peer):
         self._run = pipeline(
             "feature-extraction", model=str(folder), tokenizer=str(folder), device=device, batch_size=SENTENCES_A_BATCH
         )
-        self._tokenizer = self._run.tokenizer
+        self._tokenizer: Any = self._run.tokenizer
         self.way = f"{_dtype(self._run.model)}, batches of {SENTENCES_A_BATCH}"
 
     def __call__(self, texts: list[str]) -> Vectors:

@@ -114,7 +114,11 @@ def _ceiling(folder: Path, device: torch.device) -> Callable[[], tuple[float, st
     from robert_pipeline.core.encoder import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS, fast_precision
 
     with torch.device("meta"):
-        shapes = linear_shapes(AutoModel.from_config(AutoConfig.from_pretrained(folder)))
+        shapes = linear_shapes(
+            AutoModel.from_config(  # type: ignore[no-untyped-call]
+                AutoConfig.from_pretrained(folder)
+            )
+        )
     precision, threads = fast_precision(device), torch.get_num_threads()
 
     def measure() -> tuple[float, str]:

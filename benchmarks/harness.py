@@ -74,7 +74,7 @@ def show(
     `absent` says what was not measured, and why.
     """
     print(title)
-    rows = [("", "median", "lowest", "highest", "unit", "")]
+    rows: list[tuple[str, ...]] = [("", "median", "lowest", "highest", "unit", "")]
     for figure in figures:
         rows.append((figure.name, *map(_number, (figure.median, *figure.spread)), figure.unit, figure.note))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]

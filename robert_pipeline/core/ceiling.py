@@ -1,7 +1,7 @@
 """How fast this machine could embed at best: the time that a model's matrix products alone would take.
 
-Linear maps and a device enter, tokens a second leave. A measurement, not a bound from a data sheet: the same products at
-the same shapes, by torch's fastest way, with nothing in between. Axes: N tokens of a batch.
+Linear maps and a device enter, tokens a second leave. A measurement, not a bound from a data sheet: the same products
+at the same shapes, by torch's fastest way, with nothing in between. Axes: N tokens of a batch.
 """
 
 import math

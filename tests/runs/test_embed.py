@@ -6,7 +6,7 @@ import pytest
 
 from robert_pipeline.errors import AccountingError, StoreError
 from robert_pipeline.runs import embed as embed_run
-from robert_pipeline.runs.embed import EmbedReport, embed, partition_counts
+from robert_pipeline.runs.embed import EmbedReport, embed, partition_headers
 from robert_pipeline.runs.plan import plan
 from robert_pipeline.storage.store import open_store
 from robert_pipeline.types import Counts
@@ -68,7 +68,7 @@ def test_a_shard_that_is_not_there_is_named(settings):
     """A lost file would make documents disappear from the counts."""
     planned = plan(settings, partitions=[LABEL], run_id="r")
     with pytest.raises(StoreError, match=f"partition '{LABEL}' has no embedding shard .*Run `robert embed` again"):
-        partition_counts(planned, planned.partitions[0])
+        partition_headers(planned, planned.partitions[0])
 
 
 def test_a_shard_that_lost_rows_is_named(settings, monkeypatch):
@@ -84,4 +84,4 @@ def test_a_shard_that_lost_rows_is_named(settings, monkeypatch):
 
     monkeypatch.setattr(embed_run, "open_shard", with_a_row_less)
     with pytest.raises(AccountingError, match=r"accounts for . embedded and .* rejected of"):
-        partition_counts(planned, planned.partitions[0])
+        partition_headers(planned, planned.partitions[0])
