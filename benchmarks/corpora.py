@@ -1,12 +1,14 @@
-"""What benchmarks embed: real articles, and encoders that need no download. Imports torch and transformers only.
+"""What benchmarks embed: real articles, and encoders that need no download. Knows torch, transformers and pyarrow only.
 
 BBC News and MiniLM come from the packages of the `demo` extra. Where they are not installed (a bare GPU machine), words
 are made up in articles of the same lengths, and weights are random: neither changes what has to be computed.
 """
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -37,16 +39,29 @@ def articles() -> Texts:
     return Texts(documents=[path.read_text(encoding="utf-8", errors="replace") for path in files], name="BBC News")
 
 
-def repeated(texts: list[str], count: int) -> list[str]:
+def repeated(texts: list[str], count: int) -> Iterator[str]:
     """As many documents, none the same as another: in every further round the words of each are shuffled."""
-    rounds: list[str] = list(texts[:count])
-    while len(rounds) < count:
-        shuffler = random.Random(len(rounds))  # noqa: S311
-        for text in texts[: count - len(rounds)]:
+    for number in range(count):
+        text = texts[number % len(texts)]
+        if number >= len(texts):
             words = text.split()
-            shuffler.shuffle(words)
-            rounds.append(" ".join(words))
-    return rounds
+            random.Random(number).shuffle(words)  # noqa: S311
+            text = " ".join(words)
+        yield text
+
+
+def write_corpus(folder: Path, texts: list[str], count: int) -> None:
+    """A corpus of `count` documents, a thousand held in memory at once."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    schema = pa.schema([("doc_id", pa.string()), ("text", pa.string())])
+    numbered = enumerate(repeated(texts, count))
+    with pq.ParquetWriter(folder / "part-0.parquet", schema) as writer:
+        while rows := list(islice(numbered, 1_000)):
+            columns = [[f"{number:07}" for number, _ in rows], [text for _, text in rows]]
+            writer.write_table(pa.table(columns, schema=schema))
 
 
 def encoder_folder(name: EncoderName, folder: Path, texts: list[str]) -> Path:
@@ -107,7 +122,7 @@ def _learned_tokenizer(texts: list[str]) -> "PreTrainedTokenizerBase":
     words = sorted({word.lower() for text in texts for word in text.split()})
     letters = sorted({letter for word in words for letter in word})
     pieces = list(dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *words]))[:30_522]
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=BertWordPieceTokenizer({piece: number for number, piece in enumerate(pieces)})._tokenizer,
         model_max_length=512,
         pad_token="[PAD]",  # noqa: S106

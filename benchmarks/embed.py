@@ -108,8 +108,7 @@ def _chunks(encoder: Path, documents: Sequence[str], count: int) -> tuple[list[s
 
     tokenizer = Tokenizer(AutoTokenizer.from_pretrained(encoder).backend_tokenizer, pad_id=0)
     found: list[str] = []
-    needed = min(len(documents), count // 3 + 20)
-    for text in repeated(list(documents[:needed]), count):
+    for text in repeated(list(documents), count):
         read = tokenizer([text])
         spans = cut(read.token_counts_B, Chunking())
         for start, length in zip(spans.start_N, spans.count_N, strict=True):

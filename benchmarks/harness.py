@@ -53,9 +53,11 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def in_turn(contenders: Mapping[str, Callable[[], float]], *, repeats: int) -> dict[str, tuple[float, ...]]:
-    """Measure contenders A B A B …, so that a drift of the machine's speed meets all alike; one round of warm-up."""
-    for measure in contenders.values():
+def in_turn(
+    contenders: Mapping[str, Callable[[], float]], *, repeats: int, warm_up: bool = True
+) -> dict[str, tuple[float, ...]]:
+    """Measure contenders A B A B …, so that a drift of the machine meets all alike; first a round of warm-up."""
+    for measure in contenders.values() if warm_up else ():
         measure()
     rounds = [{name: measure() for name, measure in contenders.items()} for _ in range(repeats)]
     return {name: tuple(taken[name] for taken in rounds) for name in contenders}

@@ -12,7 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from robert_pipeline.core.ceiling import ceiling_tokens_per_second, linear_shapes
-from robert_pipeline.core.packed_model import AttentionKernel, PaddedModel, TokenBatch, prepack_linears, token_states
+from robert_pipeline.core.packed_layers import AddNormalize, fuse_layers
+from robert_pipeline.core.packed_model import (
+    AttentionKernel,
+    PackedModel,
+    PaddedModel,
+    TokenBatch,
+    prepack_linears,
+    token_states,
+)
 from robert_pipeline.core.pooling import Pooled, pool
 from robert_pipeline.types import EncoderUse
 
@@ -51,6 +59,7 @@ class Encoder:
         pad_id: int,
         device: torch.device,
         kernel: AttentionKernel | None = None,
+        add_normalize: AddNormalize | None = None,
     ) -> None:
         self._shapes = linear_shapes(model)
         self._model = model.to(device).eval()  # type: ignore[arg-type]  # transformers annotates `to` for its own types
@@ -61,6 +70,13 @@ class Encoder:
         self._pads = isinstance(self._hidden, PaddedModel)
         self.batch_tokens = CUDA_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
         """Tokens of a batch that the device is fastest with."""
+        if (
+            device.type == "cpu"
+            and add_normalize is not None
+            and isinstance(self._hidden, PackedModel)
+            and fuse_layers(self._hidden, add_normalize, batch_tokens=self.batch_tokens)
+        ):
+            self.way += ", fused layers"
         if device.type == "cpu" and prepack_linears(self._model, batch_tokens=self.batch_tokens):
             self.way += ", prepacked weights"
         self.concurrency = CUDA_BATCHES if device.type == "cuda" else torch.get_num_threads()
