@@ -66,7 +66,8 @@ def main() -> None:
                 answer(tokens_per_second=measure()[0])
             return
         peer = _make(name, folder, device)
-        _warm_up(peer, texts)
+        if name != REFERENCE:
+            _warm_up(peer, texts[: max(40, len(texts) // 4)])
     except (ImportError, Unavailable) as reason:
         answer(unavailable=str(reason))
         return
