@@ -8,11 +8,11 @@ from robert_pipeline.config import EncoderSource
 from robert_pipeline.errors import AccountingError, StoreError
 from robert_pipeline.runs import embed as embed_run
 from robert_pipeline.runs.embed import EmbedReport, embed, partition_headers
-from robert_pipeline.runs.plan import plan
-from robert_pipeline.storage.store import open_store
 from robert_pipeline.runs.outcome import partition_outcome
+from robert_pipeline.runs.plan import plan
 from robert_pipeline.runs.score import load_head_for, score
 from robert_pipeline.runs.train import train
+from robert_pipeline.storage.store import open_store
 from robert_pipeline.types import Counts, EncoderUse
 from tests.projects import LABEL, LEARN, REJECTED, elsewhere
 
