@@ -29,7 +29,8 @@ class AddNormalize(Protocol):
 
 def fuse_layers(packed: PackedModel, add_normalize: AddNormalize, *, batch_tokens: int) -> bool:
     """Exchange the layers of a packed model; False, and nothing changed, where they are not BERT's."""
-    model, theirs = packed.model, getattr(packed.model, "encoder", None)
+    model: Any = packed.model
+    theirs = getattr(model, "encoder", None)
     layers = list(getattr(theirs, "layer", ()))
     if not layers or packed.kernel is None or not all(map(_like_bert, layers)):
         return False
@@ -106,10 +107,10 @@ class BertLayers(nn.Module):
             mixed_ND = layer.mix(self._attend(layer.query_key_value(x_ND), packing, kernel))
             mixed_ND = layer.mixed_norm(mixed_ND, x_ND)
             x_ND = layer.norm(layer.narrow(layer.widen(mixed_ND)), mixed_ND)
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=x_ND[None])  # type: ignore[arg-type]
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=x_ND[None])
 
     def _attend(self, joined: Tensor, packing: Packing, kernel: AttentionKernel) -> Tensor:
-        joined_N3AE = joined.unflatten(1, (3, self._heads, -1))
+        joined_N3AE = joined.view(len(joined), 3, self._heads, -1)
         q_NAE, k_NAE, v_NAE = joined_N3AE.unbind(1)
         scale = float(q_NAE.shape[2] ** -0.5)
         out_NAE, _ = kernel.forward(q_NAE, k_NAE, v_NAE, packing.starts, scale, with_sums=False)
