@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from robert_pipeline.cli import corpora, labels, models, tables
+from robert_pipeline.cli import corpora, labels, models, store, tables
 from robert_pipeline.errors import RobertError
 from robert_pipeline.terminal import error_console
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for group in (corpora, models, labels, tables):  # in the order of a first use
+for group in (corpora, models, labels, tables, store):  # in the order of a first use
     group.register(app)
 
 

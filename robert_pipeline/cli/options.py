@@ -61,6 +61,13 @@ def _settings(
     return load_settings(options, file=config)
 
 
+def store_address(store: str | None, config: Path | None) -> str:
+    """The store's address, for commands that need no corpus."""
+    from robert_pipeline.storage.settings import load_settings
+
+    return load_settings({"store": store, "corpus": "."}, file=config).store
+
+
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command every settings option; the command itself takes `settings: Settings` first."""
     shared = inspect.signature(_settings)

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from robert_pipeline import __version__
 from robert_pipeline.core.model import TrainedHead
@@ -21,6 +20,7 @@ from robert_pipeline.core.score import Scores, score
 from robert_pipeline.errors import ModelError
 from robert_pipeline.stages.progress import Done, report
 from robert_pipeline.storage.heads import load_head
+from robert_pipeline.storage.predictions import prediction_writer
 from robert_pipeline.storage.rejects import reject_rows, write_rejects
 from robert_pipeline.storage.shards import ChunkTable, EmbeddingShard, open_shard
 from robert_pipeline.storage.store import EmbeddingKey, open_store
@@ -99,7 +99,7 @@ def score_shard(name: ShardName, job: ScoreJob, head: TrainedHead, *, clock: Clo
     stamp = Stamp(run_id=job.run_id, at_us=int(clock() * 1e6))
     rejects: list[Reject] = []
     counts = ScoreCounts()
-    with store.files.writing(target) as temporary, prediction_writer(str(temporary)) as writer:
+    with store.files.writing(target) as temporary, prediction_writer(temporary, target) as writer:
         first_row = 0
         for table in ahead(shard.batches()):
             scores = score(head, table.vectors_ND, table.lengths_B)
@@ -110,10 +110,12 @@ def score_shard(name: ShardName, job: ScoreJob, head: TrainedHead, *, clock: Clo
             counts += _count(table, scores)
             report(Done(documents=len(table.lengths_B)))
         writer.close()
+        # Before the predictions: once these exist the shard is done, and its rejects must be there.
+        place = store.unscored_path(head.fingerprint, job.key, name.partition, name.unit_id)
         if rejects:
-            # Before the predictions: once these exist the shard is done, and its rejects must be there.
-            place = store.unscored_path(head.fingerprint, job.key, name.partition, name.unit_id)
             write_rejects(store.files, place, reject_rows(rejects, partition=name.partition, stamp=stamp))
+        else:
+            store.files.delete(place)  # of an earlier scoring of the shard
     return counts
 
 
@@ -124,20 +126,6 @@ def check_shard(head: TrainedHead, shard: EmbeddingShard) -> None:
         encoder_fingerprint=shard.header.encoder_fingerprint,
         chunking_fingerprint=shard.header.chunking_fingerprint,
         dimension=shard.header.dimension,
-    )
-
-
-def prediction_writer(place: str) -> pq.ParquetWriter:
-    """A writer of the predictions contract."""
-    repeated = ["partition", "label", "candidate_label", "labels.list.element", "probabilities.key_value.key"]
-    constant = ["encoder_fingerprint", "chunking_fingerprint", "head_fingerprint", "code_version", "run_id"]
-    return pq.ParquetWriter(
-        place,
-        PREDICTIONS.schema,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=[*repeated, *constant, "scored_at"],
-        write_page_checksum=True,
     )
 
 

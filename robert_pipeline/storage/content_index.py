@@ -30,7 +30,7 @@ from robert_pipeline.storage.hash_runs import (
     sorted_records,
     write_run,
 )
-from robert_pipeline.storage.store import EmbeddingKey, Store
+from robert_pipeline.storage.store import SHARED_TEXTS, EmbeddingKey, Store, partition_folder
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ READERS = 8
 """Shards read at once: reading hashes is waiting, on object stores."""
 
 RUN_SUFFIX = ".run"
+SHARED_PREFIX = f"{partition_folder(SHARED_TEXTS)}/"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,10 +111,14 @@ def refresh_index(store: Store, key: EmbeddingKey) -> ContentIndex:
     return open_index(store, key)
 
 
-def drop_index(store: Store, key: EmbeddingKey) -> None:
-    """Delete the index; the next refresh writes it anew."""
-    for entry in _run_entries(store, key):
-        store.files.delete(entry.path)
+def index_shards(files: Files, shards: Sequence[FileEntry], folder: str, scratch: Files) -> ContentIndex:
+    """An index of exactly these shards of `folder`, whatever the store's own says, in files of `scratch`."""
+    runs: list[HashRun] = []
+    for records, names in _batches(files, shards, folder):
+        path = f"{len(runs)}{RUN_SUFFIX}"
+        write_run(scratch, path, records, names)
+        runs.append(open_run(scratch, path))
+    return ContentIndex(folder=folder, runs=tuple(runs))
 
 
 def read_hashes(files: Files, path: str) -> Iterator[tuple[int, list[str]]]:
@@ -211,21 +216,29 @@ def _without_covered(store: Store, runs: Sequence[HashRun], present: set[Name]) 
 
 
 def _merge(store: Store, key: EmbeddingKey, runs: Sequence[HashRun], present: Sequence[Name]) -> None:
-    """Merge the smallest runs while the next is at most twice as large as they are together, and any that is half dead.
+    """Merge the smallest runs while the next is at most twice as large as they are together, and any that is stale.
 
     `present` names the shards that exist, oldest first.
     """
     alive = set(present)
-    chosen: list[HashRun] = []
+    chosen = [run for run in runs if _is_stale(run, alive)]
+    is_stale = bool(chosen)
     for run in sorted(runs, key=lambda run: run.count):
-        is_half_dead = 2 * len(alive.intersection(run.names)) < len(run.names)
-        if not chosen or is_half_dead or run.count <= 2 * sum(other.count for other in chosen):
+        if run.path not in {other.path for other in chosen} and (
+            not chosen or run.count <= 2 * sum(other.count for other in chosen)
+        ):
             chosen.append(run)
-    if len(chosen) > 1 or any(not alive.issuperset(run.names) for run in chosen):
+    if len(chosen) > 1 or is_stale:
         path = _merged(store, key, chosen, present)
         for run in chosen:
             if run.path != path:
                 store.files.delete(run.path)
+
+
+def _is_stale(run: HashRun, alive: set[Name]) -> bool:
+    """Whether the run knows texts of shards that are gone; shards of shared texts always go: units have copies."""
+    gone = [name for name in run.names if name not in alive]
+    return 2 * len(gone) > len(run.names) or any(not name.startswith(SHARED_PREFIX) for name, _ in gone)
 
 
 def _merged(store: Store, key: EmbeddingKey, runs: Sequence[HashRun], present: Sequence[Name]) -> str | None:
@@ -250,4 +263,5 @@ def _renumbered(records: Records, names: Sequence[Name], number_of: Mapping[Name
     numbers = np.array([number_of.get(name, gone) for name in names], np.uint32)
     renumbered = records.copy()
     renumbered["source"] = numbers[records["source"]]
-    return renumbered[renumbered["source"] != gone]
+    kept: Records = renumbered[renumbered["source"] != gone]
+    return kept

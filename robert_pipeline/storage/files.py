@@ -90,10 +90,6 @@ class Files:
         """Whether a whole file is there."""
         return bool(self.kind(path) == pafs.FileType.File)
 
-    def list(self, folder: str = "") -> list[FileEntry]:
-        """Every file below `folder`, sorted by path; temporary files are not shown. Empty where there is no folder."""
-        return [entry for entry in self._all(folder) if not entry.path.endswith(TEMPORARY_SUFFIX)]
-
     def list_temporary(self) -> list[FileEntry]:
         """What a killed writer has left, and what writers at work are filling."""
         return [entry for entry in self._all("") if entry.path.endswith(TEMPORARY_SUFFIX)]
@@ -108,6 +104,10 @@ class Files:
             if info.type == pafs.FileType.File
         ]
         return sorted(entries, key=lambda entry: entry.path)
+
+    def list(self, folder: str = "") -> list[FileEntry]:
+        """Every file below `folder`, sorted by path; temporary files are not shown. Empty where there is no folder."""
+        return [entry for entry in self._all(folder) if not entry.path.endswith(TEMPORARY_SUFFIX)]
 
     @contextlib.contextmanager
     def _reaching(self, path: str) -> Iterator[None]:
@@ -135,7 +135,7 @@ class Files:
 
     def read_bytes(self, path: str) -> bytes:
         """A small file, whole."""
-        return self.read_buffer(path).to_pybytes()
+        return bytes(self.read_buffer(path).to_pybytes())
 
     def read_buffer(self, path: str) -> pa.Buffer:
         """A file, whole, in one request. Raises FileNotFoundError."""

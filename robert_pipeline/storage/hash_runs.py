@@ -16,6 +16,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -106,7 +107,7 @@ class HashRun:
     def slices(self, count: int) -> Iterator[Records]:
         """All records, in `count` pieces of equal ranges of hashes."""
         edges = [(_UINT64 * i) // count for i in range(count + 1)]
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             yield self.between(low, high)
 
     def between(self, low: int, high: int) -> Records:
@@ -121,7 +122,7 @@ class HashRun:
         """Read all of it. Raises RunError where the records are not those that were written."""
         checksum = 0
         for start in range(0, self.count, MOST_READ_RECORDS):
-            checksum = zlib.crc32(self._read(start, min(self.count, start + MOST_READ_RECORDS)), checksum)
+            checksum = zlib.crc32(self._read(start, min(self.count, start + MOST_READ_RECORDS)).data, checksum)
         if checksum != self._checksum:
             raise RunError("its records are not those that were written")
 
@@ -172,7 +173,7 @@ class RunWriter:
         ranges = _range_of(records["prefix"], self._bits)
         self._per_range[1:] += np.bincount(ranges, minlength=1 << self._bits).astype(np.uint64)
         content = np.ascontiguousarray(records)
-        self._checksum = zlib.crc32(content, self._checksum)
+        self._checksum = zlib.crc32(content.data, self._checksum)
         self._sink.write(content.data)
         self._count += len(records)
 

@@ -1,9 +1,9 @@
 """Parquet files under a seal: a checksum of every byte of the file, in the file itself.
 
 Page checksums leave page headers and the footer open, where a flipped bit can put another page's bytes in place of the
-right ones. The seal is the CRC-32 of the whole file with the seal's own digits zeroed, kept in the footer's metadata: it
-finds any single flipped bit and any damage of up to 32 bits in a row, and all but one in four billion of the rest. For
-every other reader the file is Parquet like any other.
+right ones. The seal is the CRC-32 of the whole file with the seal's own digits zeroed, kept in the footer's metadata:
+it finds any single flipped bit and any damage of up to 32 bits in a row, and all but one in four billion of the rest.
+For every other reader the file is Parquet like any other.
 """
 
 import os
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from robert_pipeline.storage.files import Files
 
 SEAL_KEY = "robert.seal"
+NAME_KEY = "robert.path"
 _OPEN = b"00000000"
 _MARK = b"\x18\x0b" + SEAL_KEY.encode() + b"\x18\x08"  # key and value as Thrift's compact protocol writes them
 _PIECE_BYTES = 1 << 20
@@ -30,10 +31,15 @@ class SealError(ValueError):
 
 
 class SealedWriter:
-    """Writes one Parquet file, page checksums on, and seals it when it is closed. `options` are ParquetWriter's."""
+    """Writes one Parquet file, page checksums on, and seals it when it is closed.
 
-    def __init__(self, place: Path, schema: pa.Schema, **options: Any) -> None:
+    `name` is the path that the file will have and be opened by; `close` may be told instead. `options` are
+    ParquetWriter's.
+    """
+
+    def __init__(self, place: Path, schema: pa.Schema, *, name: str = "", **options: Any) -> None:
         self._place = place
+        self._name = name
         self._writer = pq.ParquetWriter(place, schema, write_page_checksum=True, **options)
         self._is_open = True
 
@@ -50,24 +56,28 @@ class SealedWriter:
         """Append rows."""
         self._writer.write_table(rows, row_group_size=row_group_size)
 
-    def close(self, metadata: Mapping[str, bytes] | None = None) -> None:
+    def close(self, metadata: Mapping[str, str | bytes] | None = None) -> None:
         """Finish the file and seal it; `metadata` goes into its footer. A second call does nothing."""
         if self._is_open:
             self._is_open = False
-            self._writer.add_key_value_metadata({**(metadata or {}), SEAL_KEY: _OPEN})
+            self._writer.add_key_value_metadata({NAME_KEY: self._name, **(metadata or {}), SEAL_KEY: _OPEN})
             self._writer.close()
             _seal(self._place)
 
 
 def open_sealed(files: Files, path: str, *, check_pages: bool = False) -> pq.ParquetFile:
-    """Read a file whole, in one request, and check its seal.
+    """Read a file whole, in one request, and check its seal and that it was written under this path.
 
     `check_pages` checks the page checksums as well. Raises SealError, FileNotFoundError, or what pyarrow raises for a
     file that is not Parquet.
     """
     content = files.read_buffer(path)
     _check_seal(content)
-    return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=check_pages)
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=check_pages)
+    name = (file.metadata.metadata or {}).get(NAME_KEY.encode(), b"").decode()
+    if name != path:
+        raise SealError(f"it was written as {name}")
+    return file
 
 
 def _seal(place: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import Files
-from robert_pipeline.storage.sealed import SealedWriter, SealError, open_sealed
+from robert_pipeline.storage.sealed import NAME_KEY, SealedWriter, SealError, open_sealed
 from robert_pipeline.storage.store import EmbeddingKey, partition_folder
 from robert_pipeline.types import Counts
 from schemas import ContractError, embeddings_schema
@@ -55,6 +55,11 @@ class ShardHeader:
             vector_dtype=self.vector_dtype,
         )
 
+    @property
+    def path(self) -> str:
+        """Where in a store the shard belongs."""
+        return f"embeddings/{self.key.folder}/{partition_folder(self.partition)}/{self.unit_id}.parquet"
+
     def to_json(self) -> bytes:
         """As it stands in the file's metadata, with a checksum of its own: it is read without the rest of the file."""
         values = asdict(self)
@@ -83,10 +88,10 @@ class ChunkTable:
     lengths_B: NDArray[np.int64]
 
     @property
-    def starts_B(self) -> NDArray[np.int64]:
+    def first_rows(self) -> NDArray[np.int64]:
         """The row of each document's first chunk."""
-        starts_B: NDArray[np.int64] = np.cumsum(self.lengths_B) - self.lengths_B
-        return starts_B
+        rows_B: NDArray[np.int64] = np.cumsum(self.lengths_B) - self.lengths_B
+        return rows_B
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,9 +155,8 @@ def open_shard(files: Files, path: str) -> EmbeddingShard:
         raise _missing(place) from error
     except (ContractError, ValueError, KeyError, TypeError, pa.ArrowException, OSError) as error:
         raise _damaged(place, error) from error
-    named = f"{header.key.folder}/{partition_folder(header.partition)}/{header.unit_id}.parquet"
-    if not path.endswith(f"/{named}"):
-        raise StoreError(f"{place} does not hold what its name says, but {named}", fix=_REBUILD)
+    if path != header.path:
+        raise StoreError(f"shard {place} is damaged: it was written as {header.path}", fix=_REBUILD)
     return EmbeddingShard(files=files, path=path, header=header)
 
 
@@ -205,7 +209,7 @@ class ShardWriter:
 
     def close(self, header: ShardHeader) -> None:
         """Finish the file."""
-        self._writer.close({HEADER_KEY.decode(): header.to_json()})
+        self._writer.close({NAME_KEY: header.path, HEADER_KEY.decode(): header.to_json()})
 
 
 def chunk_rows(

@@ -20,7 +20,7 @@ from robert_pipeline.storage.files import FileEntry, Files
 LONGEST_FOLDER_NAME = 150
 
 SHARED_TEXTS = ""
-"""In place of a partition: a shard of texts that more than one document of a run has. No corpus partition is so named."""
+"""In place of a partition: of a shard of texts that several documents of a run have. No partition is named so."""
 
 ShardKind = Literal["embeddings", "rejects", "predictions", "unscored"]
 SHARD_KINDS: tuple[ShardKind, ...] = get_args(ShardKind)
@@ -133,7 +133,7 @@ def partition_folder(partition: str) -> str:
 def _place(kind: ShardKind, entry: FileEntry) -> ShardPlace | None:
     _, *folders, name = entry.path.split("/")
     head = folders.pop(0) if kind in ("predictions", "unscored") and folders else None
-    unit_id, dot, suffix = name.partition(".")
+    unit_id, _, suffix = name.partition(".")
     if len(folders) != 2 or suffix != "parquet" or len(parts := folders[0].split("-")) != 3:
         return None
     key = EmbeddingKey(encoder_fingerprint=parts[0], chunking_fingerprint=parts[1], vector_dtype=parts[2])
