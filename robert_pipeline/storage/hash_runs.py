@@ -206,7 +206,7 @@ def open_run(files: Files, path: str) -> HashRun:
     *numbers, magic = _TRAILER.unpack(file.read_at(_TRAILER.size, size - _TRAILER.size))
     count, bits, names_offset, stated_size, checksum, rest = numbers
     start = count * RECORD.itemsize
-    if magic != _MAGIC or stated_size != size or not start < names_offset <= size - _TRAILER.size:
+    if magic != _MAGIC or stated_size != size or bits > 48 or not start < names_offset <= size - _TRAILER.size:
         raise RunError("it is not a run, or not all of it")
     content = file.read_at(size - _TRAILER.size - start, start)
     if zlib.crc32(content) != rest or names_offset - start != ((1 << bits) + 1) * 8:
