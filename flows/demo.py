@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -29,17 +30,21 @@ def main() -> None:
     from flows.demo_corpus import HISTORY, TO_LABEL, write_demo_corpus
     from flows.label import label_partitions
     from robert_pipeline.runs.identity import new_run_id
-    from robert_pipeline.runs.plan import plan
-    from robert_pipeline.terminal import embedding_progress, say
+    from robert_pipeline.runs.plan import corpus_documents, plan
+    from robert_pipeline.terminal import say, work_progress
 
     write_demo_corpus(options.folder)
     settings = _settings(options.folder)
     learn_from = list(HISTORY if options.all_days else HISTORY[-_learn_days(len(HISTORY)) :])
-    say(f"corpus: 2,225 BBC News articles in {options.folder}/corpus; {len(HISTORY)} labelled days, 2 days to label")
+    articles = corpus_documents(settings.corpus, settings.columns)
+    say(
+        f"corpus: {articles:,} BBC News articles in {options.folder}/corpus; {len(HISTORY)} labelled days, "
+        f"{len(TO_LABEL)} days to label"
+    )
     if len(learn_from) < len(HISTORY):
         say(f"this processor has no fast bfloat16: learning from the last {len(learn_from)} days (--all-days for all)")
     planned = plan(settings, partitions=[*learn_from, *TO_LABEL], run_id=new_run_id())
-    with embedding_progress(sum(unit.document_count for unit in planned.missing)):
+    with work_progress({"embedding": planned.missing_document_count}):
         report = label_partitions(settings, list(TO_LABEL), learn_from=learn_from)
     _show(options.folder, settings, report)
     say(f"\ndone in {time.monotonic() - started:.0f} s")
@@ -123,9 +128,10 @@ def _show(folder: Path, settings: "Settings", report: "LabelReport") -> None:
     robert = Path(sys.executable).with_name("robert")
     shown = robert.relative_to(Path.cwd()) if robert.is_relative_to(Path.cwd()) else robert
     say("\nnext:")
-    say(f'  {shown} query --warehouse {folder}/warehouse "{NEXT_QUERY}"')
-    say(f"  {shown} plan --config {folder}/robert.toml")
-    say(f"  {shown} predict YOUR.parquet --model {folder}/model --out labelled.parquet")
+    program, place = shlex.quote(str(shown)), shlex.quote(str(folder))
+    say(f'  {program} query --warehouse {place}/warehouse "{NEXT_QUERY}"')
+    say(f"  {program} plan --config {place}/robert.toml")
+    say(f"  {program} predict YOUR.parquet --model {place}/model --out labelled.parquet")
 
 
 def _texts(settings: "Settings", partitions: list[str]) -> dict[str, str]:

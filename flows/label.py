@@ -11,7 +11,7 @@ from prefect import Task, flow, get_run_logger, task
 from prefect.client.schemas.objects import State, TaskRun
 
 from robert_pipeline.config import Settings
-from robert_pipeline.errors import RobertError
+from robert_pipeline.errors import ConfigError, RobertError
 from robert_pipeline.runs import embed as embed_run
 from robert_pipeline.runs import plan as plan_run
 from robert_pipeline.runs import publish as publish_run
@@ -19,7 +19,7 @@ from robert_pipeline.runs import score as score_run
 from robert_pipeline.runs import train as train_run
 from robert_pipeline.runs.embed import EmbedReport
 from robert_pipeline.runs.identity import new_run_id
-from robert_pipeline.runs.label import LabelReport, check_warehouse
+from robert_pipeline.runs.label import LabelReport, check_label
 from robert_pipeline.runs.publish import PublishReport
 from robert_pipeline.runs.score import ScoreReport
 from robert_pipeline.storage.heads import has_head
@@ -34,10 +34,11 @@ async def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any])
 
 
 @task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
-def plan(settings: Settings, partitions: Sequence[str], run_id: str) -> int:
+def plan(settings: Settings, partitions: Sequence[str], run_id: str, *, trains_first: bool) -> int:
     """Find what would stop the run before anything is embedded; gives the number of units to embed."""
-    check_warehouse(settings)
-    return len(plan_run.plan(settings, partitions=partitions, run_id=run_id).missing)
+    planned = plan_run.plan(settings, partitions=partitions, run_id=run_id)
+    check_label(settings, planned, trains_first=trains_first)
+    return len(planned.missing)
 
 
 @task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
@@ -50,8 +51,7 @@ def embed(settings: Settings, partitions: Sequence[str], run_id: str) -> EmbedRe
 def train(settings: Settings, partitions: Sequence[str], run_id: str) -> str:
     """Train a head on labelled partitions; gives its fingerprint."""
     planned = plan_run.plan(settings, partitions=partitions, run_id=run_id)
-    report = train_run.train(train_run.TrainRequest(settings=settings, planned=planned))
-    return report.head.fingerprint
+    return train_run.train(settings, planned).head.fingerprint
 
 
 @task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
@@ -73,11 +73,18 @@ def label_partitions(
     """Label `partitions` and publish them.
 
     Where `settings.model` holds no head, or `retrain` is set, one is trained on the labels of `learn_from` first.
+    Raises ConfigError where `partitions` is empty (elsewhere that means all, here it means that a schedule found
+    nothing to do) or `retrain` has nothing to learn from.
     """
+    if not partitions:
+        raise ConfigError("the flow was given no partition to label", fix="Name at least one")
+    if retrain and not learn_from:
+        raise ConfigError("the flow was asked to retrain and given nothing to learn from", fix="Name it in learn_from")
     log = get_run_logger()
     run_id = new_run_id()
     learning = list(learn_from or ()) if retrain or not has_head(settings.model) else []
-    log.info("run %s: %d units to embed", run_id, plan(settings, [*learning, *partitions], run_id))
+    to_embed = plan(settings, [*learning, *partitions], run_id, trains_first=bool(learning))
+    log.info("run %s: %d units to embed", run_id, to_embed)
     embedded = embed(settings, [*learning, *partitions], run_id)
     log.info("run %s: %d of %d units embedded", run_id, embedded.embedded_unit_count, embedded.unit_count)
     if learning:

@@ -5,15 +5,22 @@ Holds no paths of open files and reads nothing; `robert_pipeline.storage.setting
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from robert_pipeline.errors import ConfigError
 
 Plain = str | int | float | bool | None
 Pooling = Literal["auto", "cls", "mean", "pooler"]
 Precision = Literal["auto", "float32", "bfloat16"]
+LabelledBy = Literal["promoted", "model"]
+SinkKind = Literal["iceberg", "delta", "parquet", "postgres", "duckdb", "bigquery"]
+HeadKind = Literal["robert", "mean", "first-chunk", "tobert"]
+Output = Literal["auto", "binary", "multiclass", "multilabel"]
+ClassWeight = Literal["none", "balanced"]
 
 FINGERPRINT_DIGITS = 16
 
@@ -30,6 +37,28 @@ def fingerprint(kind: str, values: Mapping[str, Plain | Sequence[Plain]]) -> str
 def text_hash(text_utf8: bytes) -> str:
     """Identity of a text: SHA-256 of its UTF-8 bytes, 64 hexadecimal digits; the same as SQL's sha256(text)."""
     return hashlib.sha256(text_utf8).hexdigest()
+
+
+_USER_AND_PASSWORD = re.compile(r"://[^/?#]*?:(?P<secret>.*)@")
+_PORT = re.compile(r"\d*(?:[/?#].*)?")
+_NAMED_SECRET = re.compile(
+    r"[\w.-]*(?:passw|pwd|secret|token|credential|signature|access.?key|api.?key)[\w.-]*\s*=\s*(?P<secret>[^&;\s]*)",
+    re.I,
+)
+_REFERENCE = re.compile(r"\$\{\w+\}")
+
+
+def refuse_secret(name: str, address: str) -> None:
+    """Raise ConfigError where an address holds a password or a token: settings are logged, shown and handed on."""
+    found = [match["secret"] for match in _NAMED_SECRET.finditer(address)]
+    if (match := _USER_AND_PASSWORD.search(address)) and not _PORT.fullmatch(match["secret"]):
+        found.append(match["secret"])
+    if any(secret and not _REFERENCE.fullmatch(secret) for secret in found):
+        raise ConfigError(
+            f"{name} holds a password or another secret",
+            fix="Take it out: write ${NAME} in its place and set that environment variable (for PostgreSQL, "
+            "PGPASSWORD or a pgpass file needs no place at all)",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,47 +119,222 @@ class Columns:
     text: str = "text"
     label: str = "label"
 
+    def __post_init__(self) -> None:
+        for name in ("doc_id", "text", "label"):
+            if not getattr(self, name):
+                raise ConfigError(f"columns.{name} is empty", fix="Give the name of a corpus column")
+        if self.doc_id == self.text:
+            raise ConfigError(
+                f"columns.doc_id and columns.text are both '{self.text}'", fix="Give two columns of the corpus"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Embedding:
     """How embedding work is cut and stored.
 
     `unit_bytes` is the text of one work unit, what a crash can cost; `block_bytes` the text held in memory at once;
-    `batch_tokens` the padded tokens of one encoder batch. Of these only `vector_dtype` changes what is stored.
+    `batch_tokens` the tokens of one encoder batch (by default what suits the device). Of these only `vector_dtype`
+    changes what is stored.
     """
 
     unit_bytes: int = 8 << 20
     block_bytes: int = 4 << 20
-    batch_tokens: int = 4096
+    batch_tokens: int | None = None
     vector_dtype: Literal["float16", "float32"] = "float16"
 
     def __post_init__(self) -> None:
         for name in ("unit_bytes", "block_bytes", "batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"embedding.{name} is {getattr(self, name)}", fix="Give at least 1")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"embedding.{name} is {value}", fix="Give at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadConfig:
+    """Which head. The defaults are RoBERT's: one unidirectional LSTM layer of 100, its last state, a linear map.
+
+    `kind` is 'robert' or one that it is compared with: 'mean' of the chunk vectors, 'first-chunk' only, 'tobert' (a
+    transformer over chunk vectors). `output='auto'` is one logit for two labels and a softmax for more.
+    `dense_units=30` is the ReLU layer of Pappagari et al. 2019, section 3.2. For 'tobert', `hidden` is the
+    transformer's width, which `attention_heads` must divide, and `layers` its blocks. `dropout` acts on the document
+    vector, and between layers.
+    """
+
+    kind: HeadKind = "robert"
+    output: Output = "auto"
+    hidden: int = 100
+    layers: int = 1
+    bidirectional: bool = False
+    dropout: float = 0.0
+    dense_units: int | None = None
+    attention_heads: int = 4
+
+    def __post_init__(self) -> None:
+        _check_choices("head", self, kind=get_args(HeadKind), output=get_args(Output))
+        _check_at_least_1("head", self, "hidden", "layers", "attention_heads")
+        if self.dense_units is not None and self.dense_units < 1:
+            raise ConfigError(f"head.dense_units is {self.dense_units}", fix="Give at least 1, or leave it out")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"head.dropout is {self.dropout}", fix="Give at least 0 and less than 1")
+        if self.kind == "tobert" and (self.hidden % self.attention_heads or self.hidden % 2):
+            raise ConfigError(
+                f"head.hidden is {self.hidden} with {self.attention_heads} attention heads",
+                fix="Give an even multiple of the attention heads",
+            )
+        if self.bidirectional and self.kind != "robert":
+            raise ConfigError(f"head.bidirectional is set for kind '{self.kind}'", fix="Only 'robert' recurs")
+        if self.layers > 1 and self.kind not in ("robert", "tobert"):
+            raise ConfigError(f"head.layers is {self.layers} for kind '{self.kind}'", fix="It has no layers: give 1")
+
+    def resolved(self, label_count: int) -> "HeadConfig":
+        """The same head with `output` decided. Raises ConfigError where labels and output do not fit."""
+        if label_count < 2 and self.output != "multilabel":
+            raise ConfigError(f"a head needs at least 2 labels, there is {label_count}", fix="Give more labels")
+        if self.output == "binary" and label_count != 2:
+            raise ConfigError(
+                f"head.output is 'binary' but there are {label_count} labels", fix="Use 'multiclass' or 'auto'"
+            )
+        if self.output == "auto":
+            return replace(self, output="binary" if label_count == 2 else "multiclass")
+        return self
+
+    def values(self) -> dict[str, Plain]:
+        """Every field by name, for fingerprints and files."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """How a head is trained. The defaults suit vectors of a frozen sentence encoder, 500 documents and more.
+
+    `patience` is how many epochs the validation loss may fail to fall. `batch_chunks` bounds the memory of a batch.
+    `validation_fraction` of the texts, chosen by their hash, is kept from learning: to stop by, to calibrate and to
+    choose thresholds; `split` names the choice, another name holds other documents out.
+
+    `class_weight='balanced'` weighs every class the same in the loss, whatever its size; the label is then chosen as
+    if all labels were equally frequent, while the probability stays what it is. `positive_label` is the label that a
+    binary head's logit speaks for, the last one in sorted order where it is not given; it is given from a probability
+    of `positive_threshold` on: a half, or with balanced classes its share of the documents learned from.
+    `target_precision` chooses for every label the probability below which it is withheld for review.
+    `label_separator` stands between the labels of a document where the head is multi-label.
+    """
+
+    epochs: int = 40
+    batch_documents: int = 64
+    batch_chunks: int = 16384
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    patience: int = 6
+    validation_fraction: float = 0.15
+    class_weight: ClassWeight = "none"
+    positive_label: str | None = None
+    positive_threshold: float | None = None
+    target_precision: float | None = None
+    label_separator: str = "|"
+    split: str = "1"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choices("training", self, class_weight=get_args(ClassWeight))
+        _check_at_least_1("training", self, "epochs", "batch_documents", "batch_chunks", "patience")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"training.learning_rate is {self.learning_rate}", fix="Give a positive number")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"training.weight_decay is {self.weight_decay}", fix="Give 0 or more")
+        if not 0 <= self.validation_fraction < 1:
+            raise ConfigError(
+                f"training.validation_fraction is {self.validation_fraction}", fix="Give at least 0, less than 1"
+            )
+        for name in ("positive_threshold", "target_precision"):
+            if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
+                raise ConfigError(f"training.{name} is {value}", fix="Give a probability from 0 to 1")
+        if not self.label_separator:
+            raise ConfigError("training.label_separator is empty", fix="Give the text that separates labels")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"training.seed is {self.seed}", fix="Give a whole number from 0 on")
+
+
+def _check_choices(group: str, config: object, **choices: tuple[str, ...]) -> None:
+    for name, allowed in choices.items():
+        if (value := getattr(config, name)) not in allowed:
+            raise ConfigError(f"{group}.{name} is '{value}'", fix=f"Give one of {', '.join(allowed)}")
+
+
+def _check_at_least_1(group: str, config: object, *names: str) -> None:
+    for name in names:
+        if (value := getattr(config, name)) < 1:
+            raise ConfigError(f"{group}.{name} is {value}", fix="Give at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Warehouse:
-    """Where labelled tables are published. `uri` is the sink's own address: a folder, a catalog, a database."""
+    """Where labelled tables are published: what kind of tables they are, and the address that kind has.
+
+    `uri` is a folder (iceberg, delta, parquet), a file (duckdb), `postgresql://user@host/database` (postgres) or
+    `bigquery://project?location=EU` (bigquery). `namespace` is what the kind has: namespace, folder, schema, data set.
+    `catalog` is Iceberg's: nothing for a SQLite file in the folder, else `postgresql://…` or the `https://…` of a REST
+    catalog. No address holds a secret: `${NAME}` stands for an environment variable, which is read when connecting.
+    """
 
     uri: str = "warehouse"
-    sink: Literal["iceberg"] = "iceberg"
+    sink: SinkKind = "iceberg"
     namespace: str = "robert"
+    catalog: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("uri", "catalog"):
+            refuse_secret(f"warehouse.{name}", getattr(self, name))
+        if not all(self.namespace.split(".")):
+            raise ConfigError(f"warehouse.namespace is '{self.namespace}'", fix="Give a name, such as 'robert'")
+        if self.catalog and self.sink != "iceberg":
+            raise ConfigError(
+                f"warehouse.catalog is given, but warehouse.sink is '{self.sink}'",
+                fix="Take it out: only Iceberg tables have a catalog",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """What a candidate must keep to become the current head, on the documents that both heads have labelled.
+
+    `max_flip_share` is the share of documents whose published labels change; `max_distribution_change` the share that
+    would have to move to another label to turn the old distribution of labels into the new one (total variation);
+    `max_accuracy_drop` how much smaller the share of right labels may be where the truth is known: 0.01 is one point.
+    On fewer than `min_documents` nothing is promoted.
+    """
+
+    max_flip_share: float = 0.05
+    max_distribution_change: float = 0.05
+    max_accuracy_drop: float = 0.0
+    min_documents: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("max_flip_share", "max_distribution_change", "max_accuracy_drop"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"gate.{name} is {getattr(self, name)}", fix="Give a share from 0 to 1")
+        if self.min_documents < 0:
+            raise ConfigError(f"gate.min_documents is {self.min_documents}", fix="Give at least 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """Everything a run needs to know, and nothing it finds out for itself.
 
-    `corpus`, `store` and the warehouse are local paths or object-store addresses; `model` is the folder of the head.
+    `corpus`, `store` and the warehouse are local paths or object-store addresses; `model` is the folder of the head
+    that training writes. `labelled_by='promoted'` labels with the head that was promoted last, which lies in the folder
+    `registry` under its fingerprint, and with that of `model` as long as none was; 'model' always with the latter.
     """
 
-    corpus: str
+    corpus: str = "corpus"
     store: str = "store"
     model: str = "model"
+    registry: str = "models"
+    labelled_by: LabelledBy = "promoted"
     warehouse: Warehouse = field(default_factory=Warehouse)
     encoder: EncoderSource = field(default_factory=EncoderSource)
     columns: Columns = field(default_factory=Columns)
     chunking: Chunking = field(default_factory=Chunking)
     embedding: Embedding = field(default_factory=Embedding)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    gate: Gate = field(default_factory=Gate)

@@ -18,6 +18,12 @@ def _rebuild(kind: type[RobertError], problem: str, fix: str) -> RobertError:
     return kind(problem, fix=fix)
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line without a full stop; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return (lines[0].strip().rstrip(".") if lines else "") or type(error).__name__
+
+
 class ConfigError(RobertError):
     """A setting is wrong; the message names the field."""
 
@@ -44,6 +50,10 @@ class TrainingError(RobertError):
 
 class WarehouseError(RobertError):
     """The published table cannot be read or changed."""
+
+
+class GateError(RobertError):
+    """A head may not become the current one: the message names every limit it breaks, or who was faster."""
 
 
 class AccountingError(RobertError):

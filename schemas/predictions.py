@@ -1,10 +1,10 @@
-"""Predictions, version 1: the published table."""
+"""Predictions, versions 1 and 2: the published table."""
 
 import pyarrow as pa
 
 from schemas.contract import Contract, field
 
-PREDICTIONS = Contract(
+PREDICTIONS_V1 = Contract(
     name="predictions",
     version=1,
     description="One row per labelled document, with what made the label.",
@@ -24,7 +24,12 @@ PREDICTIONS = Contract(
             pa.list_(pa.field("element", pa.string(), nullable=False)),
             "Every label given: one for single-label heads, none where withheld, any number for multi-label heads.",
         ),
-        field("candidate_label", pa.string(), "The most probable label, also where it was withheld."),
+        field(
+            "candidate_label",
+            pa.string(),
+            "The label the document would have, also where it was withheld: the most probable one, unless the head "
+            "decides at other thresholds than a half.",
+        ),
         field("needs_review", pa.bool_(), "True where the label was withheld and a person should decide."),
         field("probability", pa.float64(), "Calibrated probability of `candidate_label`, 0 to 1."),
         field(
@@ -67,4 +72,41 @@ PREDICTIONS = Contract(
         field("run_id", pa.string(), "The run that scored the document."),
         field("scored_at", pa.timestamp("us", tz="UTC"), "When the document was scored."),
     ),
+)
+
+
+_BY_LABEL = pa.map_(pa.string(), pa.float64())
+
+_THRESHOLDS = (
+    field(
+        "decision_thresholds",
+        _BY_LABEL,
+        "What the probability of each label was held against: binary and multi-label heads give a label from there on, "
+        "a multi-class head gives the label whose probability is the most times this value. Null in rows that were "
+        "scored under version 1 of this contract.",
+        nullable=True,
+    ),
+    field(
+        "review_thresholds",
+        _BY_LABEL,
+        "Probability below which each label was withheld for a person to decide. Null in rows that were scored under "
+        "version 1 of this contract.",
+        nullable=True,
+    ),
+)
+
+
+def _with_thresholds(rows: pa.Table) -> pa.Table:
+    for added in _THRESHOLDS:
+        rows = rows.append_column(added, pa.nulls(rows.num_rows, added.type))
+    return rows
+
+
+PREDICTIONS = Contract(
+    name="predictions",
+    version=2,
+    description=PREDICTIONS_V1.description,
+    fields=(*PREDICTIONS_V1.fields, *_THRESHOLDS),
+    previous=PREDICTIONS_V1,
+    upgrade=_with_thresholds,
 )

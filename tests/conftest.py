@@ -89,7 +89,7 @@ def s3_server():
         AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_REGION="us-east-1", AWS_EC2_METADATA_DISABLED="true"
     )
     request = urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT")
-    urllib.request.urlopen(request).close()
+    urllib.request.urlopen(request).close()  # noqa: S310 - http, of the server above
     yield f"{host}:{port}"
     server.stop()
 
@@ -101,3 +101,10 @@ def address(request, tmp_path):
         return str(tmp_path / "folder")
     endpoint = request.getfixturevalue("s3_server")
     return f"s3://bucket/{tmp_path.parent.name}-{tmp_path.name}?endpoint_override={endpoint}&scheme=http"
+
+
+def project(tmp_path_factory, tiny_source):
+    """Settings of a project whose labelled day is embedded and whose head is trained. Not to be changed."""
+    from tests.projects import write_project
+
+    return write_project(tmp_path_factory.mktemp("project"), tiny_source)

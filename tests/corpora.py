@@ -31,7 +31,9 @@ def write_file(path, *, row_group_rows=1_000, **columns):
 def write_texts(path, texts, *, row_group_rows=1_000, prefix="d"):
     """A corpus file of texts under ids d0, d1, ..."""
     ids = [f"{prefix}{index}" for index in range(len(texts))]
-    return write_file(path, doc_id=ids, text=pa.array(texts, pa.string()), row_group_rows=row_group_rows)
+    return write_file(
+        path, doc_id=pa.array(ids, pa.string()), text=pa.array(texts, pa.string()), row_group_rows=row_group_rows
+    )
 
 
 def invalid_utf8(values):

@@ -1,4 +1,4 @@
-"""Embed small corpora without an engine, with an encoder that counts: what a run does, step by step, in this process."""
+"""Embed small corpora without an engine, with an encoder that counts: what a run does, step by step."""
 
 from pathlib import Path
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robert_pipeline.config import Chunking, Embedding, fingerprint, text_hash
-from robert_pipeline.errors import ConfigError, CorpusError, RobertError
+from robert_pipeline.config import Chunking, Columns, Embedding, fingerprint, text_hash
+from robert_pipeline.errors import ConfigError, CorpusError, RobertError, first_line
 from robert_pipeline.types import Counts, RowRange, WorkUnit
 
 RANGE = RowRange(file="a.parquet", revision="1-2", row_group=0, first_row=0, row_count=3, first_file_row=0)
@@ -85,6 +85,8 @@ def test_partition_and_duplicates_decide_a_unit_s_id_and_its_size_does_not():
         (lambda: Chunking(chunk_tokens=10, overlap_tokens=10), "chunking.overlap_tokens is 10"),
         (lambda: Chunking(overlap_tokens=-1), "chunking.overlap_tokens is -1"),
         (lambda: Chunking(max_chunks=0), "chunking.max_chunks is 0"),
+        (lambda: Columns(text=""), "columns.text is empty"),
+        (lambda: Columns(doc_id="text"), "columns.doc_id and columns.text are both 'text'"),
         (lambda: Embedding(unit_bytes=0), "embedding.unit_bytes is 0"),
         (lambda: Embedding(block_bytes=-1), "embedding.block_bytes is -1"),
         (lambda: Embedding(batch_tokens=0), "embedding.batch_tokens is 0"),
@@ -103,6 +105,22 @@ def test_counts_add_up_field_by_field():
     one = Counts(documents=1, embedded=2, rejected=3, chunks=4, tokens=5)
     assert one + one == Counts(documents=2, embedded=4, rejected=6, chunks=8, tokens=10)
     assert one + Counts() == one
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one.\ntwo"), "one"),
+        (ValueError("  \n one \n"), "one"),
+        (OSError(2, "No such file", "a"), "[Errno 2] No such file: 'a'"),
+        (MemoryError(), "MemoryError"),
+        (ValueError("."), "ValueError"),
+    ],
+    ids=str,
+)
+def test_another_library_s_error_becomes_one_line(error, line):
+    """A message to the user would run over many lines, or say nothing."""
+    assert first_line(error) == line
 
 
 @pytest.mark.parametrize("kind", [RobertError, *RobertError.__subclasses__()])

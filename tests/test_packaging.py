@@ -39,10 +39,14 @@ def pins(file: str) -> dict[str, list[tuple[Version, Marker | None]]]:
     return found
 
 
-def declared() -> list[Requirement]:
-    """Every dependency that pyproject.toml names, extras included."""
-    extras = PROJECT["optional-dependencies"]
-    return [Requirement(text) for text in (*PROJECT["dependencies"], *extras["demo"], *extras["dev"])]
+NOT_INSTALLED = {"google": "google-cloud-bigquery"}
+"""Modules of extras that the development environment does without, and the packages that bring them."""
+
+
+def declared(*extras: str) -> list[Requirement]:
+    """Every dependency that pyproject.toml names, those of these extras included."""
+    optional = [text for extra in extras for text in PROJECT["optional-dependencies"][extra]]
+    return [Requirement(text) for text in (*PROJECT["dependencies"], *optional)]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +96,7 @@ def test_lock_satisfies_pyproject(python: str) -> None:
     """If it failed, a dependency would have been added or moved without `make lock`, and installing would miss it."""
     locked = pins("requirements.lock") | pins("requirements-torch.lock")
     environment = {"python_version": python, "python_full_version": f"{python}.7"}
-    for requirement in declared():
+    for requirement in declared("demo", "dev"):
         choices = [
             version
             for version, marker in locked.get(canonicalize_name(requirement.name), [])
@@ -104,8 +108,9 @@ def test_lock_satisfies_pyproject(python: str) -> None:
 
 def test_every_import_is_declared() -> None:
     """If it failed, the code would lean on a package that only another package's dependencies happen to bring."""
-    names = {canonicalize_name(requirement.name) for requirement in declared()}
-    providers = packages_distributions()
+    extras = PROJECT["optional-dependencies"]
+    names = {canonicalize_name(requirement.name) for requirement in declared(*extras)}
+    providers = {**packages_distributions(), **{module: [package] for module, package in NOT_INSTALLED.items()}}
     ours = {*PACKAGES, "benchmarks", "tests", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     undeclared = set()
     for source in (path for package in (*PACKAGES, "benchmarks", "tests") for path in (ROOT / package).rglob("*.py")):
@@ -139,7 +144,19 @@ def test_wheel_holds_every_module(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    modules = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    modules = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.suffix in (".py", ".cpp")
+    }
     assert modules | {f"{package}/py.typed" for package in PACKAGES} <= held
     assert any(name.endswith("licenses/LICENSE") for name in held)
     assert {name.split("/")[0] for name in held if ".dist-info/" not in name} == set(PACKAGES)
+
+
+def test_extras_are_what_the_tests_use() -> None:
+    """If it failed, an extra would bring another release than the one that its tests have seen."""
+    extras = PROJECT["optional-dependencies"]
+    brought = {str(Requirement(text)) for name in ("delta", "postgres") for text in extras[name]}
+    assert brought <= {str(Requirement(text)) for text in extras["dev"]}

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robert_pipeline.cli.options import Partitions, with_settings
-from robert_pipeline.config import Columns, Settings
-from robert_pipeline.terminal import embedding_progress, say, show_table
+from robert_pipeline.config import Settings
+from robert_pipeline.terminal import counted, say, show_table, work_progress
 
 if TYPE_CHECKING:
     from robert_pipeline.runs.publish import PublishReport
@@ -15,14 +15,22 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    app.command("score")(with_settings(score))
-    app.command("publish")(with_settings(publish))
-    app.command("label")(with_settings(label))
+    app.command("score")(with_settings(score, like_head=True))
+    app.command("publish")(with_settings(publish, like_head=True))
+    app.command("label")(with_settings(label, like_head=True))
     app.command("predict")(predict)
 
 
-def score(settings: Settings, partition: Partitions = None) -> None:
-    """Label embedded documents with the head in --model. Needs no encoder.
+def score(
+    settings: Settings,
+    partition: Partitions = None,
+    contributions: Annotated[
+        bool, typer.Option("--contributions", help="Write what every chunk contributed to a side table in the store.")
+    ] = False,
+) -> None:
+    """Label embedded documents with the head in --model.
+
+    The encoder and the chunking are those of the head, unless others are named.
 
     Example: `robert score --corpus corpus --model model`
     """
@@ -31,8 +39,11 @@ def score(settings: Settings, partition: Partitions = None) -> None:
     from robert_pipeline.runs.score import score as run_score
 
     planned = run_plan(settings, partitions=partition or (), run_id=new_run_id())
-    report = run_score(planned, model=settings.model)
+    with work_progress({"scoring": planned.document_count}):
+        report = run_score(planned, model=settings.model, contributions=contributions)
     say(f"{report.scored_shard_count} of {report.shard_count} shards scored by head {report.head_fingerprint}")
+    if contributions:
+        say(f"contributions of every chunk are in {settings.store}/contributions/{report.head_fingerprint}")
 
 
 def publish(settings: Settings, partition: Partitions = None) -> None:
@@ -49,7 +60,9 @@ def publish(settings: Settings, partition: Partitions = None) -> None:
 
 
 def label(settings: Settings, partition: Partitions = None) -> None:
-    """Plan, embed, score and publish, in one go.
+    """Embed, score and publish, in one go.
+
+    The encoder and the chunking are those of the head, unless others are named.
 
     Example: `robert label --corpus corpus --model model --partition day=2026-01-31`
     """
@@ -59,31 +72,46 @@ def label(settings: Settings, partition: Partitions = None) -> None:
 
     run_id = new_run_id()
     planned = run_plan(settings, partitions=partition or (), run_id=run_id)
-    with embedding_progress(sum(unit.document_count for unit in planned.missing)):
+    with work_progress({"embedding": planned.missing_document_count, "scoring": planned.document_count}):
         report = run_label(settings, planned)
     _show_published(report.publish)
 
 
 def predict(
     source: Annotated[Path, typer.Argument(metavar="IN.parquet", help="Documents to label.")],
-    model: Annotated[str, typer.Option("--model", help="Folder of the trained head.")] = "model",
+    model: Annotated[str | None, typer.Option("--model", help="Folder of the trained head [model].")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where the prediction rows go.")] = Path("predictions.parquet"),
     store: Annotated[str | None, typer.Option("--store", help="Keep vectors here [they are not kept].")] = None,
-    doc_id_column: Annotated[str, typer.Option("--doc-id-column", help="Column of the ids.")] = Columns().doc_id,
-    text_column: Annotated[str, typer.Option("--text-column", help="Column of the texts.")] = Columns().text,
+    doc_id_column: Annotated[str | None, typer.Option("--doc-id-column", help="Column of the ids [doc_id].")] = None,
+    text_column: Annotated[str | None, typer.Option("--text-column", help="Column of the texts [text].")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Settings file [./robert.toml].")] = None,
 ) -> None:
     """Label a Parquet file into another: the quickest way to try a model.
+
+    Needs no corpus, no store and no warehouse; the head names its encoder. Rows that cannot be labelled go to
+    OUT.rejects.parquet, with a reason.
 
     Example: `robert predict articles.parquet --model model --out labelled.parquet`
     """
     from robert_pipeline.runs.identity import new_run_id
     from robert_pipeline.runs.plan import corpus_documents
     from robert_pipeline.runs.predict import predict as run_predict
+    from robert_pipeline.storage.settings import load_settings
 
-    columns = Columns(doc_id=doc_id_column, text=text_column)
-    with embedding_progress(corpus_documents(str(source), columns)):
-        report = run_predict(str(source), model=model, out=str(out), columns=columns, store=store, run_id=new_run_id())
-    say(f"{report.labelled:,} documents labelled: {report.path}")
+    options = {"model": model, "columns.doc_id": doc_id_column, "columns.text": text_column}
+    settings = load_settings(options, file=config)
+    documents = corpus_documents(str(source), settings.columns)
+    with work_progress({"embedding": documents, "scoring": documents}):
+        report = run_predict(
+            str(source),
+            model=settings.model,
+            out=str(out),
+            columns=settings.columns,
+            embedding=settings.embedding,
+            store=store,
+            run_id=new_run_id(),
+        )
+    say(f"{counted(report.labelled, 'document')} labelled: {report.path}")
     if report.rejects_path:
         say(f"{report.rejected:,} rejected, with reasons: {report.rejects_path}")
 

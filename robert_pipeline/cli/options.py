@@ -1,86 +1,152 @@
-"""The options that most commands share, turned into Settings."""
+"""The options that commands share, turned into Settings: each stands for one setting of `robert.toml`."""
 
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 
-from robert_pipeline.config import Settings
-
-SETTINGS_PANEL = "Settings"
+from robert_pipeline.config import EncoderSource
 
 Partitions = Annotated[
     list[str] | None, typer.Option("--partition", help="Corpus partition, may be repeated. All where none is given.")
 ]
 
 
-def _option(name: str, text: str) -> Any:
-    return typer.Option(name, help=text, rich_help_panel=SETTINGS_PANEL, show_default=False)
+@dataclass(frozen=True, slots=True)
+class SettingOption:
+    """An option, the setting it gives (by dotted name), and its help; `[...]` there is the default."""
+
+    flag: str
+    setting: str
+    kind: type
+    text: str
+
+    @property
+    def name(self) -> str:
+        """As a Python name."""
+        return self.flag.strip("-").replace("-", "_")
+
+    def parameter(self, panel: str) -> inspect.Parameter:
+        """As a parameter of a command, None where it is not given."""
+        option = typer.Option(self.flag, help=self.text, rich_help_panel=panel, show_default=False)
+        annotation: Any = Annotated[Optional[self.kind], option]  # noqa: UP045 - a type known when it runs
+        return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _settings(
-    corpus: Annotated[str | None, _option("--corpus", "Folder of Parquet files, or one Parquet file.")] = None,
-    store: Annotated[str | None, _option("--store", "Folder of the embedding store [store].")] = None,
-    model: Annotated[str | None, _option("--model", "Folder of the trained head [model].")] = None,
-    warehouse: Annotated[str | None, _option("--warehouse", "Address of the published tables [warehouse].")] = None,
-    encoder: Annotated[str | None, _option("--encoder", "BERT-family folder or Hugging Face hub name.")] = None,
-    revision: Annotated[str | None, _option("--encoder-revision", "Hub commit, tag or branch.")] = None,
-    pooling: Annotated[str | None, _option("--pooling", "auto, cls, mean or pooler.")] = None,
-    precision: Annotated[str | None, _option("--precision", "auto, float32 or bfloat16.")] = None,
-    chunk_tokens: Annotated[int | None, _option("--chunk-tokens", "Tokens of a chunk [200].")] = None,
-    overlap_tokens: Annotated[
-        int | None, _option("--overlap-tokens", "Tokens repeated by the next chunk [50].")
-    ] = None,
-    max_chunks: Annotated[int | None, _option("--max-chunks", "Chunks read of one document [all].")] = None,
-    doc_id_column: Annotated[str | None, _option("--doc-id-column", "Corpus column of the ids [doc_id].")] = None,
-    text_column: Annotated[str | None, _option("--text-column", "Corpus column of the texts [text].")] = None,
-    label_column: Annotated[str | None, _option("--label-column", "Corpus column of the true labels [label].")] = None,
-    config: Annotated[Path | None, _option("--config", "Settings file [./robert.toml].")] = None,
-) -> Settings:
-    from robert_pipeline.storage.settings import load_settings
+Panel = tuple[str, tuple[SettingOption, ...]]
+_o = SettingOption
 
-    options = {
-        "corpus": corpus,
-        "store": store,
-        "model": model,
-        "warehouse.uri": warehouse,
-        "encoder.name": encoder,
-        "encoder.revision": revision,
-        "encoder.pooling": pooling,
-        "encoder.precision": precision,
-        "chunking.chunk_tokens": chunk_tokens,
-        "chunking.overlap_tokens": overlap_tokens,
-        "chunking.max_chunks": max_chunks,
-        "columns.doc_id": doc_id_column,
-        "columns.text": text_column,
-        "columns.label": label_column,
-    }
-    return load_settings(options, file=config)
+SETTINGS: Panel = (
+    "Settings",
+    (
+        _o("--corpus", "corpus", str, "Folder of Parquet files, or one Parquet file [corpus]."),
+        _o("--store", "store", str, "Folder of the embedding store [store]."),
+        _o("--model", "model", str, "Folder of the trained head [model]."),
+        _o("--warehouse", "warehouse.uri", str, "Address of the published tables [warehouse]."),
+        _o("--sink", "warehouse.sink", str, "iceberg, delta, parquet, postgres, duckdb or bigquery [iceberg]."),
+        _o("--encoder", "encoder.name", str, f"BERT-family folder or hub name [{EncoderSource().name}]."),
+        _o("--encoder-revision", "encoder.revision", str, "Hub commit, tag or branch."),
+        _o("--pooling", "encoder.pooling", str, "auto, cls, mean or pooler."),
+        _o("--precision", "encoder.precision", str, "auto, float32 or bfloat16."),
+        _o("--chunk-tokens", "chunking.chunk_tokens", int, "Tokens of a chunk [200]."),
+        _o("--overlap-tokens", "chunking.overlap_tokens", int, "Tokens repeated by the next chunk [50]."),
+        _o("--max-chunks", "chunking.max_chunks", int, "Chunks read of one document [all]."),
+        _o("--doc-id-column", "columns.doc_id", str, "Corpus column of the ids [doc_id]."),
+        _o("--text-column", "columns.text", str, "Corpus column of the texts [text]."),
+        _o("--label-column", "columns.label", str, "Corpus column of the true labels [label]."),
+    ),
+)
+OUTPUT = _o("--output", "head.output", str, "binary, multiclass, multilabel, or auto: as many labels as there are.")
+HEAD: Panel = (
+    "Head",
+    (
+        _o("--head", "head.kind", str, "robert, or to compare it: mean, first-chunk, tobert [robert]."),
+        OUTPUT,
+        _o("--hidden", "head.hidden", int, "Units of the LSTM; width of ToBERT [100]."),
+        _o("--layers", "head.layers", int, "Layers of the LSTM or of ToBERT [1]."),
+        _o("--bidirectional", "head.bidirectional", bool, "Read chunks backwards as well."),
+        _o("--dropout", "head.dropout", float, "Share of the document vector dropped while learning [0]."),
+        _o("--dense-units", "head.dense_units", int, "A ReLU layer before the logits; the paper has 30 [none]."),
+        _o("--attention-heads", "head.attention_heads", int, "Attention heads of ToBERT [4]."),
+    ),
+)
+TARGET_PRECISION = _o(
+    "--target-precision",
+    "training.target_precision",
+    float,
+    "Withhold labels for review below the probability that gives this precision [none are].",
+)
+LABEL_SEPARATOR = _o("--label-separator", "training.label_separator", str, "Between labels, if multilabel [|].")
+TRAINING: Panel = (
+    "Training",
+    (
+        _o("--seed", "training.seed", int, "The same seed gives the same head [0]."),
+        _o("--epochs", "training.epochs", int, "At most so many passes over the documents [40]."),
+        _o("--patience", "training.patience", int, "Epochs without a better validation loss before it ends [6]."),
+        _o("--learning-rate", "training.learning_rate", float, "Of AdamW [0.002]."),
+        _o("--weight-decay", "training.weight_decay", float, "Of AdamW [0.01]."),
+        _o("--batch-documents", "training.batch_documents", int, "Documents of a step [64]."),
+        _o(
+            "--validation-fraction",
+            "training.validation_fraction",
+            float,
+            "Share of the texts held out to stop and calibrate by [0.15].",
+        ),
+        _o("--class-weight", "training.class_weight", str, "balanced: rare labels count as much [none]."),
+        _o("--positive-label", "training.positive_label", str, "Which of two labels is the positive one."),
+        _o(
+            "--positive-threshold",
+            "training.positive_threshold",
+            float,
+            "Probability from which on the positive label is given [0.5].",
+        ),
+        TARGET_PRECISION,
+        LABEL_SEPARATOR,
+    ),
+)
 
 
 def store_address(store: str | None, config: Path | None) -> str:
     """The store's address, for commands that need no corpus."""
     from robert_pipeline.storage.settings import load_settings
 
-    return load_settings({"store": store, "corpus": "."}, file=config).store
+    return load_settings({"store": store}, file=config).store
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every settings option; the command itself takes `settings: Settings` first."""
-    shared = inspect.signature(_settings)
+def with_settings(command: Callable[..., None], *panels: Panel, like_head: bool = False) -> Callable[..., None]:
+    """Give a command every settings option, and those of `panels`; it takes `settings: Settings` first.
+
+    Where the command has an option of the same name, that is its own. With `like_head`, an encoder or a chunking that
+    is named nowhere is that of the head in --model.
+    """
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
+    taken = {p.name for p in own}
+    shared = {
+        option.name: (option, panel)
+        for panel, options in (*panels, SETTINGS)
+        for option in options
+        if option.name not in taken
+    }
+    config = typer.Option("--config", help="Settings file [./robert.toml].", rich_help_panel=SETTINGS[0])
 
     @functools.wraps(command)
-    def wrapped(**given: object) -> None:
-        settings = _settings(**{name: given.pop(name) for name in shared.parameters})  # type: ignore[arg-type]
-        command(settings, **given)
+    def wrapped(**given: Any) -> None:
+        from robert_pipeline.storage.settings import load_settings
 
-    parameters = [*own, *shared.parameters.values()]
-    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters], return_annotation=None
-    )
+        values = {option.setting: given.pop(name) for name, (option, _) in shared.items()}
+        command(load_settings(values, file=given.pop("config"), like_head=like_head), **given)
+
+    parameters = [
+        *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own),
+        *(option.parameter(panel) for option, panel in shared.values()),
+        inspect.Parameter(
+            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, config]
+        ),
+    ]
+    wrapped.__signature__ = inspect.Signature(parameters, return_annotation=None)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped

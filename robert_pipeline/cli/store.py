@@ -1,13 +1,13 @@
 """Commands about the embedding store: `store ls`, `stats`, `verify`, `gc`; and about what was rejected."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robert_pipeline.cli.options import Partitions, store_address, with_settings
+from robert_pipeline.cli.table_options import ConfigOption
 from robert_pipeline.config import Settings
-from robert_pipeline.terminal import embedding_progress, megabytes, say, show_table
+from robert_pipeline.terminal import megabytes, say, show_table, work_progress
 
 if TYPE_CHECKING:
     from robert_pipeline.runs.store_gc import GcReport
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 SHOWN_FILES = 20
 
-StoreOption = Annotated[str | None, typer.Option("--store", help="Folder of the embedding store [store].")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file [./robert.toml].")]
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="Folder of the embedding store [store].", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +31,7 @@ def register(app: typer.Typer) -> None:
     store.command("gc")(with_settings(gc))
     app.add_typer(store, name="store")
     app.command("rejects")(with_settings(rejects))
-    app.command("replay")(with_settings(replay))
+    app.command("replay")(with_settings(replay, like_head=True))
 
 
 def ls(store: StoreOption = None, config: ConfigOption = None) -> None:
@@ -188,7 +189,8 @@ def replay(settings: Settings, partition: Partitions = None) -> None:
     from robert_pipeline.runs.replay import replay as run_replay
 
     replayed = plan_replay(settings, partitions=partition or (), run_id=new_run_id())
-    with embedding_progress(sum(unit.document_count for unit in replayed.planned.missing)):
+    planned = replayed.planned
+    with work_progress({"embedding": planned.missing_document_count, "scoring": planned.document_count}):
         partitions = run_replay(settings, replayed)
     if not partitions:
         say("nothing is rejected")

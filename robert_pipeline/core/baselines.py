@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robert_pipeline.core.head import Head, HeadConfig
+from robert_pipeline.config import HeadConfig
+from robert_pipeline.core.head import Head
 
 
 class MeanHead(Head):
@@ -22,9 +23,9 @@ class MeanHead(Head):
         states_ND = vectors_ND.float()
         return document_means(states_ND, lengths_B), states_ND
 
-    def shares(self, values_N: Tensor, lengths_B: Tensor) -> Tensor:
+    def shares(self, values_NP: Tensor, lengths_B: Tensor) -> Tensor:
         """x_t / L: exact, the mean is a sum."""
-        return values_N / lengths_B.repeat_interleave(lengths_B)
+        return values_NP[:, 0] / lengths_B.repeat_interleave(lengths_B)
 
     def input_layers(self) -> list[tuple[Tensor, Tensor]]:
         """The first linear map; a mean passes scaling through."""
@@ -40,11 +41,11 @@ class FirstChunkHead(MeanHead):
         states_ND = vectors_ND.float()
         return states_ND[lengths_B.cumsum(0) - lengths_B], states_ND
 
-    def shares(self, values_N: Tensor, lengths_B: Tensor) -> Tensor:
+    def shares(self, values_NP: Tensor, lengths_B: Tensor) -> Tensor:
         """All of it is the first chunk's."""
         firsts_B = lengths_B.cumsum(0) - lengths_B
-        shares_N = torch.zeros_like(values_N)
-        shares_N[firsts_B] = values_N[firsts_B]
+        shares_N = torch.zeros_like(values_NP[:, 0])
+        shares_N[firsts_B] = values_NP[firsts_B, 0]
         return shares_N
 
 
@@ -76,21 +77,23 @@ class TobertHead(Head):
         Documents are padded by groups of like length, so that memory is that of the chunks and not of the longest.
         """
         inputs_NH = self.project(vectors_ND.float())
-        states_NH = torch.empty_like(inputs_NH)
         starts_B = lengths_B.cumsum(0) - lengths_B
+        rows: list[Tensor] = []
+        outputs: list[Tensor] = []
         for group in length_groups(lengths_B):
             lengths_G = lengths_B[group]
             steps_L = torch.arange(int(lengths_G.max()), device=lengths_B.device)
             real_GL = steps_L < lengths_G[:, None]
-            rows_GL = torch.where(real_GL, starts_B[group][:, None] + steps_L, starts_B[group][:, None])
+            rows_GL = starts_B[group][:, None] + torch.where(real_GL, steps_L, 0)
             inputs_GLH = inputs_NH[rows_GL] + sinusoids(len(steps_L), inputs_NH.shape[1]).to(inputs_NH)
-            outputs_GLH = self.blocks(inputs_GLH, src_key_padding_mask=~real_GL)
-            states_NH = states_NH.index_put((rows_GL[real_GL],), outputs_GLH[real_GL])
+            outputs.append(self.blocks(inputs_GLH, src_key_padding_mask=~real_GL)[real_GL])
+            rows.append(rows_GL[real_GL])
+        states_NH = torch.cat(outputs)[torch.cat(rows).argsort()]
         return document_means(states_NH, lengths_B), states_NH
 
-    def shares(self, values_N: Tensor, lengths_B: Tensor) -> Tensor:
+    def shares(self, values_NP: Tensor, lengths_B: Tensor) -> Tensor:
         """z_t / L of the contextual outputs: they add up, but z_t holds what attention brought from other chunks."""
-        return values_N / lengths_B.repeat_interleave(lengths_B)
+        return values_NP[:, 0] / lengths_B.repeat_interleave(lengths_B)
 
     def input_layers(self) -> list[tuple[Tensor, Tensor]]:
         """The projection."""
@@ -104,19 +107,19 @@ def document_means(states_NS: Tensor, lengths_B: Tensor) -> Tensor:
     return sums_BS / lengths_B[:, None]
 
 
-def length_groups(lengths_B: Tensor, *, cells: int = 1 << 15) -> list[Tensor]:
-    """Document indices, longest first, in groups whose padded size is at most `cells` (or one document)."""
+def length_groups(lengths_B: Tensor, *, cells: int = 1 << 15, pairs: int = 1 << 22) -> list[Tensor]:
+    """Document indices, longest first, in groups of at most `cells` padded chunks and `pairs` pairs of them.
+
+    One document may exceed both. No document is shorter than half the longest of its group, so that at most half of a
+    group is padding.
+    """
     order_B = torch.argsort(lengths_B, descending=True, stable=True)
-    sorted_lengths = lengths_B[order_B].tolist()
+    shortness_B = -lengths_B[order_B]
     groups, first = [], 0
-    while first < len(sorted_lengths):
-        longest = sorted_lengths[first]
-        # Half the longest is the shortest allowed, so that at most half of a group is padding.
-        last = first + 1
-        while (
-            last < len(sorted_lengths) and (last - first + 1) * longest <= cells and 2 * sorted_lengths[last] >= longest
-        ):
-            last += 1
+    while first < len(order_B):
+        longest = -int(shortness_B[first])
+        long_enough = int(torch.searchsorted(shortness_B, -((longest + 1) // 2), right=True))
+        last = min(long_enough, first + max(1, min(cells // longest, pairs // longest**2)))
         groups.append(order_B[first:last])
         first = last
     return groups

@@ -1,4 +1,4 @@
-"""Fit probabilities and thresholds on held-out documents: logits and truth in, Calibration and thresholds out.
+"""Fit probabilities on held-out documents: logits and truth in, a Calibration out.
 
 Never sees a document that the weights were trained on; the caller holds them out. Axes: B documents, K logits.
 """
@@ -6,7 +6,8 @@ Never sees a document that the weights were trained on; the caller holds them ou
 import numpy as np
 from numpy.typing import NDArray
 
-from robert_pipeline.core.head import Output
+from robert_pipeline.config import Output
+from robert_pipeline.core.examples import TargetValues
 from robert_pipeline.core.model import Calibration, no_calibration
 
 Floats = NDArray[np.float64]
@@ -15,13 +16,11 @@ MIN_DOCUMENTS = 20
 """Fewer held-out documents say nothing about a probability."""
 MIN_PER_SIDE = 5
 """Platt scaling of a label needs this many documents with it and without it."""
-MIN_PREDICTED = 10
-"""Fewer held-out documents of a candidate label say nothing about its precision."""
 SCALE_RANGE = (0.02, 50.0)
 
 
-def calibrate(logits_BK: Floats, targets: NDArray[np.int64] | NDArray[np.bool_], output: Output) -> Calibration:
-    """Temperature for a softmax, Platt scaling for sigmoids; none where the held-out documents are too few.
+def calibrate(logits_BK: Floats, targets: TargetValues, output: Output) -> Calibration:
+    """Temperature for a softmax, Platt scaling for sigmoids; nothing is changed where held-out documents are too few.
 
     `targets` is the class of each document (B,) for 'binary' (0 or 1) and 'multiclass', or a mask (B, K).
     """
@@ -35,14 +34,10 @@ def calibrate(logits_BK: Floats, targets: NDArray[np.int64] | NDArray[np.bool_],
         )
     truth_BK = np.asarray(targets).reshape(count, -1).astype(bool)
     pairs = [platt_scale(logits_BK[:, k], truth_BK[:, k]) for k in range(logit_count)]
-    if all(pair == (1.0, 0.0) for pair in pairs):
+    if all(pair is None for pair in pairs):
         return no_calibration(logit_count)
-    return Calibration(
-        method="platt",
-        scale=tuple(scale for scale, _ in pairs),
-        offset=tuple(offset for _, offset in pairs),
-        documents=count,
-    )
+    scales, offsets = zip(*(pair or (1.0, 0.0) for pair in pairs), strict=True)
+    return Calibration(method="platt", scale=scales, offset=offsets, documents=count)
 
 
 def temperature_scale(logits_BK: Floats, classes_B: NDArray[np.int64]) -> float:
@@ -64,15 +59,15 @@ def temperature_scale(logits_BK: Floats, classes_B: NDArray[np.int64]) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def platt_scale(logits_B: Floats, truth_B: NDArray[np.bool_]) -> tuple[float, float]:
+def platt_scale(logits_B: Floats, truth_B: NDArray[np.bool_]) -> tuple[float, float] | None:
     """Scale and offset of Platt 1999 with its smoothed targets, by Newton's method as in Lin, Lin and Weng 2007.
 
-    (1, 0) where one side has too few documents, or where the logit does not rise with the truth.
+    None where one side has too few documents, or where the logit does not rise with the truth.
     """
     positives = int(truth_B.sum())
     negatives = len(truth_B) - positives
     if min(positives, negatives) < MIN_PER_SIDE:
-        return 1.0, 0.0
+        return None
     wanted_B = np.where(truth_B, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     features_B2 = np.stack([logits_B, np.ones_like(logits_B)], axis=1)
 
@@ -94,37 +89,5 @@ def platt_scale(logits_B: Floats, truth_B: NDArray[np.bool_]) -> tuple[float, fl
         found = found - size * step
     scale = float(found[0])
     if not SCALE_RANGE[0] <= scale <= SCALE_RANGE[1]:
-        return 1.0, 0.0
+        return None
     return scale, float(found[1])
-
-
-def precision_thresholds(
-    probabilities_BK: Floats,
-    wanted_BK: NDArray[np.bool_],
-    truth_BK: NDArray[np.bool_],
-    target_precision: float,
-) -> tuple[float, ...]:
-    """For every label the lowest probability from which on its held-out precision is at least `target_precision`.
-
-    `wanted_BK` marks the labels that would be given without a threshold. A label that too few held-out documents
-    would get is withheld below the target itself: of calibrated probabilities that is the expected precision.
-    """
-    thresholds = []
-    for k in range(probabilities_BK.shape[1]):
-        rows = np.flatnonzero(wanted_BK[:, k])
-        if len(rows) < MIN_PREDICTED:
-            thresholds.append(target_precision)
-            continue
-        rows = rows[np.argsort(-probabilities_BK[rows, k], kind="stable")]
-        probabilities, right = probabilities_BK[rows, k], truth_BK[rows, k]
-        precision = np.cumsum(right) / np.arange(1, len(rows) + 1)
-        # Equal probabilities stand or fall together: only the last of a run can be a threshold.
-        ends = np.append(probabilities[1:] < probabilities[:-1], True)
-        good = np.flatnonzero((precision >= target_precision) & ends)
-        if len(good) == 0:
-            thresholds.append(1.0)
-        elif good[-1] == len(rows) - 1:
-            thresholds.append(0.0)
-        else:  # half way to the next, so that the threshold does not hang on the last digit of one document
-            thresholds.append(float((probabilities[good[-1]] + probabilities[good[-1] + 1]) / 2))
-    return tuple(thresholds)

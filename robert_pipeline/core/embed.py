@@ -6,7 +6,9 @@ Opens no file; the encoder and the tokenizer are arguments. Axes: B documents, N
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,29 +16,41 @@ from numpy.typing import NDArray
 
 from robert_pipeline.config import Chunking
 from robert_pipeline.core.chunk import ChunkSpans, Int64, cut
+from robert_pipeline.core.packed_model import TokenBatch
 from robert_pipeline.core.tokenize import Tokenizer
 
 log = logging.getLogger(__name__)
 
-ChunkEncoder = Callable[[list[NDArray[np.int32]]], NDArray[np.float32]]
 OnEncoded = Callable[[int], None]
 
 TOKENIZED_CHARACTERS = 1 << 20
 """Text given to the tokenizer at once."""
 
 
+class ChunkEncoder(Protocol):
+    """What `embed_texts` needs of an encoder; `robert_pipeline.core.encoder.Encoder` is one."""
+
+    dimension: int
+    concurrency: int
+
+    def prepare_thread(self) -> None:
+        """Called once in each thread that will call the encoder."""
+        ...
+
+    def __call__(self, batch: TokenBatch) -> NDArray[np.float32]:
+        """Vectors (B, D) of the sequences of a batch. May be called in `concurrency` threads at once."""
+        ...
+
+
 @dataclass(kw_only=True, slots=True)
 class BatchBudget:
-    """Padded tokens of one encoder batch. Halved when memory runs out, and remembered for the batches that follow."""
+    """Tokens of one encoder batch, padding included. Halved when memory runs out, and remembered from then on."""
 
     tokens: int
 
-    def halve(self, longest: int, sequences: int) -> bool:
-        """Make the budget smaller than the batch that did not fit; False where that was a single sequence."""
-        if sequences <= 1:
-            return False
-        self.tokens = longest * (sequences // 2)
-        return True
+    def fits(self, lengths: Int64) -> bool:
+        """Whether sequences of these lengths, longest first, may be one batch. A single one always may."""
+        return len(lengths) <= 1 or int(lengths[0]) * len(lengths) <= self.tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +70,6 @@ def embed_texts(
     tokenizer: Tokenizer,
     encoder: ChunkEncoder,
     chunking: Chunking,
-    dimension: int,
     budget: BatchBudget,
     on_encoded: OnEncoded = lambda _tokens: None,
 ) -> EmbeddedTexts:
@@ -71,7 +84,7 @@ def embed_texts(
         char_start_N=read.places_N2[:, 0],
         char_end_N=read.places_N2[:, 1],
         token_counts_B=read.token_counts_B,
-        vectors_ND=_encode(read, spans, tokenizer, encoder, dimension, budget, on_encoded),
+        vectors_ND=_encode(read, spans, tokenizer, encoder, budget, on_encoded),
     )
 
 
@@ -121,42 +134,60 @@ def _encode(
     spans: ChunkSpans,
     tokenizer: Tokenizer,
     encoder: ChunkEncoder,
-    dimension: int,
     budget: BatchBudget,
     on_encoded: OnEncoded,
 ) -> NDArray[np.float32]:
-    vectors_ND = np.empty((len(spans), dimension), np.float32)
+    vectors_ND = np.empty((len(spans), encoder.dimension), np.float32)
+    lengths_N = spans.count_N + len(tokenizer.frame)
     first_token_B = np.cumsum(read.token_counts_B) - read.token_counts_B
     first_N = first_token_B[spans.document_N] + spans.start_N
-    lengths_N = spans.count_N + tokenizer.special_token_count
     # Longest first: batches of nearly equal length pad little, and memory runs out at once or never.
     order_N = np.argsort(-lengths_N, kind="stable")
-    at = 0
-    while at < len(order_N):
-        longest = int(lengths_N[order_N[at]])
-        chosen = order_N[at : at + max(1, budget.tokens // longest)]
-        sequences = [
-            np.concatenate(
-                [
-                    tokenizer.prefix_ids,
-                    read.token_ids[first_N[chunk] : first_N[chunk] + spans.count_N[chunk]],
-                    tokenizer.suffix_ids,
-                ]
-            )
-            for chunk in chosen
-        ]
-        try:
-            vectors_ND[chosen] = encoder(sequences)
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error) or not budget.halve(longest, len(chosen)):
-                raise
-            log.warning("out of memory: batches of %d tokens from here on", budget.tokens)
-            continue
-        on_encoded(int(spans.count_N[chosen].sum()))
-        at += len(chosen)
+
+    def encode(chosen: Int64) -> Int64:
+        """Encode these chunks in one batch, or in as many as memory asks for."""
+        if budget.fits(lengths_N[chosen]):
+            try:
+                vectors_ND[chosen] = encoder(
+                    tokenizer.frame.batch(read.token_ids, first_N[chosen], spans.count_N[chosen])
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or len(chosen) == 1:
+                    raise
+                budget.tokens = min(budget.tokens, int(lengths_N[chosen[0]]) * (len(chosen) // 2))
+                log.warning("out of memory: batches of %d tokens from here on", budget.tokens)
+            else:
+                return chosen
+        half = len(chosen) // 2
+        encode(chosen[:half])
+        encode(chosen[half:])
+        return chosen
+
+    batches = _batches(lengths_N, order_N, budget)
+    workers = min(encoder.concurrency, len(batches))
+    if workers <= 1:
+        for chosen in batches:
+            on_encoded(int(spans.count_N[encode(chosen)].sum()))
+        return vectors_ND
+    with ThreadPoolExecutor(workers, thread_name_prefix="encode", initializer=encoder.prepare_thread) as pool:
+        for chosen in pool.map(encode, batches):
+            on_encoded(int(spans.count_N[chosen].sum()))
     return vectors_ND
 
 
-def _out_of_memory(error: Exception) -> bool:
-    # torch's CPU allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+def _batches(lengths_N: Int64, order_N: Int64, budget: BatchBudget) -> list[Int64]:
+    batches: list[Int64] = []
+    at = 0
+    while at < len(order_N):
+        chosen = order_N[at : at + max(1, budget.tokens // int(lengths_N[order_N[at]]))]
+        batches.append(chosen)
+        at += len(chosen)
+    return batches
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a batch failed because it was too large."""
+    # On the CPU torch's allocator and oneDNN raise a plain RuntimeError. The latter's may mean another fault: then the
+    # batch is halved down to one sequence in vain, and the error comes out after all.
+    texts = ("can't allocate memory", "could not create a primitive", "could not create a memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robert_pipeline.core.head import Head, HeadConfig
+from robert_pipeline.config import HeadConfig
+from robert_pipeline.core.head import Head
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """Contributions of all chunks to each document's chosen logit. By document they sum to `logit_B - bias_B`."""
+    """Contributions of all chunks (N,), float64, to each document's chosen logit; they sum to `logit_B - bias_B`."""
 
     contributions_N: Tensor
     logit_B: Tensor
@@ -45,16 +46,21 @@ def method(config: HeadConfig) -> str:
 def explain(head: Head, states_NS: Tensor, documents_BS: Tensor, lengths_B: Tensor, class_B: Tensor) -> Evidence:
     """Contributions to logit `class_B` of each document, given what `head.read` returned."""
     weights_BS, bias_B = _chosen_weights(head, documents_BS, class_B)
-    weights_NS = weights_BS.repeat_interleave(lengths_B, dim=0)
-    if head.parts == 1:
-        values = torch.linalg.vecdot(states_NS, weights_NS)
-    else:
-        values = (states_NS * weights_NS).view(len(states_NS), head.parts, -1).sum(2)
+    # Unrounded from here on: what is subtracted chunk by chunk must add up over thousands of chunks.
+    values_NP = _values(states_NS, weights_BS.repeat_interleave(lengths_B, dim=0), head.parts).double()
     return Evidence(
-        contributions_N=head.shares(values, lengths_B),
+        contributions_N=head.shares(values_NP, lengths_B),
         logit_B=torch.linalg.vecdot(documents_BS, weights_BS) + bias_B,
         bias_B=bias_B,
     )
+
+
+def _values(states_NS: Tensor, weights_NS: Tensor, parts: int) -> Tensor:
+    """<weights, state> of every chunk, part by part (N, parts)."""
+    values_NP: Tensor = torch.linalg.vecdot(
+        states_NS.view(len(states_NS), parts, -1), weights_NS.view(len(weights_NS), parts, -1)
+    )
+    return values_NP
 
 
 def _chosen_weights(head: Head, documents_BS: Tensor, class_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,9 @@ import numpy as np
 import safetensors.torch
 from numpy.typing import NDArray
 
-from robert_pipeline.config import Chunking, EncoderSource, Plain, fingerprint
-from robert_pipeline.core.head import Head, HeadConfig
+from robert_pipeline.config import Chunking, EncoderSource, HeadConfig, Plain, fingerprint
+from robert_pipeline.core.family import logit_count
+from robert_pipeline.core.head import Head
 from robert_pipeline.errors import ConfigError, ModelError
 
 CalibrationMethod = Literal["none", "temperature", "platt"]
@@ -34,6 +35,16 @@ class Calibration:
         calibrated_BK: NDArray[np.float64] = logits_BK * np.asarray(self.scale) + np.asarray(self.offset)
         return calibrated_BK
 
+    def after(self, earlier: "Calibration") -> "Calibration":
+        """The two as one: this one of logits that `earlier` has been applied to. Where this one changes nothing, it."""
+        if self.method == "none":
+            return earlier
+        pairs = zip(self.scale, self.offset, earlier.scale, earlier.offset, strict=True)
+        combined = [(scale * old, scale * old_offset + offset) for scale, offset, old, old_offset in pairs]
+        return replace(
+            self, scale=tuple(scale for scale, _ in combined), offset=tuple(offset for _, offset in combined)
+        )
+
 
 def no_calibration(logit_count: int) -> Calibration:
     """Logits as they are."""
@@ -42,28 +53,31 @@ def no_calibration(logit_count: int) -> Calibration:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thresholds:
-    """From probability to label.
+    """From probability to label; both have one value a label, in the order of the labels.
 
-    `positive` (binary): the second label is given from this probability on. `decision` (multi-label): a label is
-    given from this probability on. `review`: a label whose probability is below is withheld for a person to decide.
-    The latter two have one value a label, in the order of the labels.
+    `decision`: a multi-label head gives a label from this probability on; a binary head its second label; a
+    multi-class head the label whose probability is the most times its decision value (equal values: the most
+    probable). `review`: a label whose probability is below is withheld for a person to decide.
     """
 
-    positive: float = 0.5
     decision: tuple[float, ...]
     review: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        named = {"positive": (self.positive,), "decision": self.decision, "review": self.review}
-        for name, values in named.items():
+        for name, values in {"decision": self.decision, "review": self.review}.items():
             for value in values:
                 if not 0 <= value <= 1:
                     raise ConfigError(f"threshold '{name}' is {value}", fix="Give a probability from 0 to 1")
 
+    @property
+    def without_review(self) -> "Thresholds":
+        """The same decisions, nothing withheld."""
+        return replace(self, review=(0.0,) * len(self.review))
 
-def default_thresholds(label_count: int, *, positive: float = 0.5) -> Thresholds:
+
+def default_thresholds(label_count: int) -> Thresholds:
     """A half decides, nothing is withheld."""
-    return Thresholds(positive=positive, decision=(0.5,) * label_count, review=(0.0,) * label_count)
+    return Thresholds(decision=(0.5,) * label_count, review=(0.0,) * label_count)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,11 +135,13 @@ class TrainedHead:
         ]
         if wrong:
             raise ModelError(f"{wrong[0]} does not have one value for each of {count} labels", fix="Save it again")
+        if self.config.output == "multiclass" and not all(self.thresholds.decision):
+            raise ConfigError("a multi-class decision value is 0", fix="Give more than 0")
 
     @property
     def logit_count(self) -> int:
         """One for binary heads, else one a label."""
-        return 1 if self.config.output == "binary" else len(self.labels)
+        return logit_count(self.config, len(self.labels))
 
     @property
     def fingerprint(self) -> str:
@@ -138,7 +154,6 @@ class TrainedHead:
             "chunking": self.origin.chunking_fingerprint,
             "calibration.scale": self.calibration.scale,
             "calibration.offset": self.calibration.offset,
-            "positive": self.thresholds.positive,
             "decision": self.thresholds.decision,
             "review": self.thresholds.review,
             "weights": self.weights_sha256,
@@ -163,15 +178,24 @@ class TrainedHead:
             )
 
     def with_thresholds(
-        self, *, positive: float | None = None, review: Mapping[str, float] | None = None
+        self, *, decision: Mapping[str, float] | None = None, review: Mapping[str, float] | None = None
     ) -> "TrainedHead":
-        """The same head deciding differently. Raises ConfigError for an unknown label or a value outside 0..1."""
-        unknown = sorted(set(review or {}) - set(self.labels))
+        """The same head, deciding differently for the labels named.
+
+        Of a binary head, a decision for one label is one for the other as well. Raises ConfigError for an unknown
+        label or a value outside 0..1.
+        """
+        decision, review = dict(decision or {}), dict(review or {})
+        unknown = sorted({*decision, *review} - set(self.labels))
         if unknown:
             raise ConfigError(f"the head has no label '{unknown[0]}'", fix=f"It has: {', '.join(self.labels[:12])}")
+        if self.config.output == "binary" and decision:
+            negative, positive = self.labels
+            value = decision.get(positive, 1 - decision.get(negative, 0.0))
+            decision = {negative: 1 - value, positive: value}
         old = self.thresholds
-        changed = tuple((review or {}).get(label, value) for label, value in zip(self.labels, old.review, strict=True))
-        return replace(
-            self,
-            thresholds=replace(old, positive=old.positive if positive is None else positive, review=changed),
+        changed = Thresholds(
+            decision=tuple(decision.get(k, v) for k, v in zip(self.labels, old.decision, strict=True)),
+            review=tuple(review.get(k, v) for k, v in zip(self.labels, old.review, strict=True)),
         )
+        return replace(self, thresholds=changed)

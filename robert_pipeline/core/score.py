@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from robert_pipeline.config import Output
 from robert_pipeline.core.evidence import explain
-from robert_pipeline.core.head import Output
-from robert_pipeline.core.model import Calibration, TrainedHead
+from robert_pipeline.core.model import Calibration, Thresholds, TrainedHead
 from robert_pipeline.core.pack import borrow, finite_documents
 
 Floats = NDArray[np.float64]
@@ -29,13 +29,14 @@ class Scores:
     probabilities_BK: Floats
     """Calibrated; one column a label, also for binary heads."""
     candidate_B: Integers
-    """Index of the label the document would have."""
+    """Index of the label the document has, or would have were it not withheld."""
     given_BK: Booleans
     """Labels given: at most one a row unless the head is multi-label."""
     needs_review_B: Booleans
     contributions_N: Floats
-    passage_N_of_B: Integers
-    """Row in the batch of the chunk that added most to the candidate's logit."""
+    """What each chunk added to the candidate's logit."""
+    passage_B: Integers
+    """Row in the batch of the chunk that added most."""
 
 
 @torch.inference_mode()
@@ -47,11 +48,11 @@ def score(head: TrainedHead, vectors_ND: NDArray[np.floating], lengths_B: Intege
     documents_BS, states_NS = module.read(vectors, lengths)
     logits_BK = module.classify(documents_BS).double().numpy()
     probabilities_BK = label_probabilities(logits_BK, head.calibration, head.config.output)
-    candidate_B, given_BK, needs_review_B = decide(probabilities_BK, head)
+    candidate_B, given_BK, needs_review_B = decide(probabilities_BK, head.config.output, head.thresholds)
     binary = head.config.output == "binary"
     class_B = np.zeros_like(candidate_B) if binary else candidate_B
     evidence = explain(module, states_NS, documents_BS, lengths, torch.from_numpy(class_B))
-    contributions_N = evidence.contributions_N.double().numpy()
+    contributions_N: Floats = evidence.contributions_N.numpy()
     if binary:  # what speaks against the positive label speaks for the other
         contributions_N = contributions_N * np.repeat(np.where(candidate_B == 1, 1.0, -1.0), lengths_B)
     finite_B = finite_documents(vectors_ND, lengths_B)
@@ -63,7 +64,7 @@ def score(head: TrainedHead, vectors_ND: NDArray[np.floating], lengths_B: Intege
         given_BK=given_BK,
         needs_review_B=needs_review_B,
         contributions_N=contributions_N,
-        passage_N_of_B=strongest(contributions_N, lengths_B),
+        passage_B=strongest(contributions_N, lengths_B),
     )
 
 
@@ -79,19 +80,19 @@ def label_probabilities(logits_BK: Floats, calibration: Calibration, output: Out
     return np.concatenate([1.0 - positive_BK, positive_BK], axis=1) if output == "binary" else positive_BK
 
 
-def decide(probabilities_BK: Floats, head: TrainedHead) -> tuple[Integers, Booleans, Booleans]:
-    """Candidate label, labels given, and whether a label was withheld for review."""
+def decide(probabilities_BK: Floats, output: Output, thresholds: Thresholds) -> tuple[Integers, Booleans, Booleans]:
+    """Candidate label (B,), labels given (B, labels), and whether a label was withheld for review (B,)."""
     rows = np.arange(len(probabilities_BK))
-    review_K = np.asarray(head.thresholds.review)
-    if head.config.output == "multilabel":
-        wanted_BK = probabilities_BK >= np.asarray(head.thresholds.decision)
+    decision_K, review_K = np.asarray(thresholds.decision), np.asarray(thresholds.review)
+    if output == "multilabel":
+        wanted_BK = probabilities_BK >= decision_K
         given_BK = wanted_BK & (probabilities_BK >= review_K)
         withheld_BK: Booleans = wanted_BK & ~given_BK
         return probabilities_BK.argmax(axis=1), given_BK, np.asarray(withheld_BK.any(axis=1))
-    if head.config.output == "binary":
-        candidate_B: Integers = (probabilities_BK[:, 1] >= head.thresholds.positive).astype(np.int64)
+    if output == "binary":
+        candidate_B: Integers = (probabilities_BK[:, 1] >= decision_K[1]).astype(np.int64)
     else:
-        candidate_B = probabilities_BK.argmax(axis=1)
+        candidate_B = (probabilities_BK / decision_K).argmax(axis=1)
     withheld_B: Booleans = probabilities_BK[rows, candidate_B] < review_K[candidate_B]
     given_BK = np.zeros(probabilities_BK.shape, bool)
     given_BK[rows, candidate_B] = ~withheld_B

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from robert_pipeline.core.framing import Frame
+
 if TYPE_CHECKING:
     import tokenizers
 
@@ -45,13 +47,10 @@ class Tokenizer:
         plain = backend.encode("a", add_special_tokens=False).ids
         framed = backend.encode("a", add_special_tokens=True).ids
         before = next(i for i in range(len(framed)) if framed[i : i + len(plain)] == plain)
-        self.prefix_ids = np.array(framed[:before], np.int32)
-        self.suffix_ids = np.array(framed[before + len(plain) :], np.int32)
-
-    @property
-    def special_token_count(self) -> int:
-        """Special tokens around each chunk: 2 for BERT's [CLS] and [SEP]."""
-        return len(self.prefix_ids) + len(self.suffix_ids)
+        self.frame = Frame(
+            prefix_ids=np.array(framed[:before], np.int32),
+            suffix_ids=np.array(framed[before + len(plain) :], np.int32),
+        )
 
     def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
         """Tokenise whole texts. A mark like '[SEP]' that stands in a text is one token, as the checkpoint reads it."""

@@ -20,18 +20,20 @@ class LabelReport:
 
 
 def label(settings: Settings, planned: Plan) -> LabelReport:
-    """Label the planned partitions with the head in `settings.model`.
-
-    What would stop the run (no head, a head for another encoder, a foreign table) is found before anything is embedded.
-    """
-    load_head_for(planned, model=settings.model)
-    check_warehouse(settings)
+    """Label the planned partitions with the head in `settings.model`. Raises what `check_label` raises, at once."""
+    check_label(settings, planned)
     embedded = embed_plan(planned)
     planned = planned.embedded()
     scored = score(planned, model=settings.model)
     return LabelReport(embed=embedded, score=scored, publish=publish(settings, planned))
 
 
-def check_warehouse(settings: Settings) -> None:
-    """Raise WarehouseError where nothing could be published, so that it is known before anything is embedded."""
+def check_label(settings: Settings, planned: Plan, *, trains_first: bool = False) -> None:
+    """Find before anything is embedded what would stop the run after it.
+
+    Raises ModelError where there is no head or one for another encoder or chunking, unless one is trained first;
+    WarehouseError where nothing could be published.
+    """
+    if not trains_first:
+        load_head_for(planned, model=settings.model)
     open_warehouse(settings.warehouse).check()

@@ -54,6 +54,11 @@ class Plan:
         """Rows of all partitions."""
         return sum(partition.document_count for partition in self.partitions)
 
+    @property
+    def missing_document_count(self) -> int:
+        """Rows of the units to embed."""
+        return sum(unit.document_count for unit in self.missing)
+
     def require_embedded(self) -> None:
         """Raise StoreError where a shard is missing, naming the partition."""
         for partition in self.partitions:
@@ -75,7 +80,7 @@ def list_partitions(settings: Settings) -> list[str]:
 
 
 def plan(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) -> Plan:
-    """Plan the named partitions, or all. Raises CorpusError or EncoderError before any work is done."""
+    """Plan the named partitions, each once, or all. Raises CorpusError or EncoderError before any work is done."""
     corpus = open_corpus(settings.corpus, settings.columns)
     encoder = identify_encoder(settings.encoder)
     job = EmbedJob(
@@ -89,7 +94,7 @@ def plan(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) -> 
         run_id=run_id,
         source_fingerprint=source_fingerprint(settings),
     )
-    names = list(partitions) or corpus.partitions()
+    names = list(dict.fromkeys(partitions)) or corpus.partitions()
     return Plan(job=job, encoder=encoder, partitions=tuple(_plan_partition(corpus, job, name) for name in names))
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robert_pipeline.config import Columns, Embedding, Settings
-from robert_pipeline.errors import ConfigError
+from robert_pipeline.errors import ConfigError, StoreError
 from robert_pipeline.runs.embed import EmbedReport, embed_plan
 from robert_pipeline.runs.outcome import Outcome, partition_outcome
 from robert_pipeline.runs.plan import plan
@@ -43,11 +43,11 @@ def predict(
 ) -> PredictReport:
     """Label every document of a Parquet file (or folder) with the head in folder `model` and the encoder it names.
 
-    Rows of the predictions contract go to `out`, in the order of the input; rows that cannot be labelled to
-    `<out>.rejects.parquet`. With `store`, vectors are kept there and found again. Raises a RobertError.
+    Rows of the predictions contract go to the local file `out`, in the order of the input; rows that cannot be labelled
+    to `<out>.rejects.parquet`. With `store`, vectors are kept there and found again. Raises a RobertError, before
+    anything is embedded where `out` cannot be written or would change what is read.
     """
-    if Path(out).suffix != ".parquet":
-        raise ConfigError(f"--out is '{out}'", fix="Give a file name that ends in .parquet")
+    _check_out(out, source)
     head = load_head(model)
     with tempfile.TemporaryDirectory(prefix="robert-predict-") as temporary:
         settings = Settings(
@@ -76,6 +76,32 @@ def predict(
     )
 
 
+def _check_out(out: str, source: str) -> None:
+    place = Path(out).absolute()
+    if "://" in out or place.suffix != ".parquet":
+        raise ConfigError(f"--out is '{out}'", fix="Give a local file name that ends in .parquet")
+    if "://" not in source:
+        read = Path(source).expanduser().resolve()
+        if read in (place.resolve(), _rejects_place(out).resolve()) or (
+            read.is_dir() and place.resolve().is_relative_to(read)
+        ):
+            raise ConfigError(
+                f"--out is '{out}', which lies in what is read, '{source}'", fix="Give a place outside of it"
+            )
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place.parent):
+            pass
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {out}: {error.strerror}", fix="Give --out a place that can be written"
+        ) from error
+
+
+def _rejects_place(out: str) -> Path:
+    return Path(f"{out.removesuffix('.parquet')}.rejects.parquet").absolute()
+
+
 def _write_predictions(out: str, outcomes: Sequence[Outcome]) -> None:
     files = Files(str(Path(out).absolute().parent))
     with (
@@ -88,10 +114,10 @@ def _write_predictions(out: str, outcomes: Sequence[Outcome]) -> None:
 
 
 def _write_rejects(out: str, outcomes: Sequence[Outcome]) -> str | None:
-    path = Path(f"{out.removesuffix('.parquet')}.rejects.parquet")
+    place = _rejects_place(out)
     rows = pa.concat_tables([outcome.rejects for outcome in outcomes])
     if not rows.num_rows:
-        path.unlink(missing_ok=True)  # of an earlier run with the same name
+        place.unlink(missing_ok=True)  # of an earlier run with the same name
         return None
-    write_rejects(Files(str(path.absolute().parent)), path.name, rows)
-    return str(path)
+    write_rejects(Files(str(place.parent)), place.name, rows)
+    return f"{out.removesuffix('.parquet')}.rejects.parquet"

@@ -1,5 +1,6 @@
 """SQL over the published tables: a statement enters, an Arrow table leaves. Never changes a table."""
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -7,16 +8,17 @@ import pyarrow as pa
 from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import WarehouseError
 from robert_pipeline.storage.warehouse import TABLES, Sink, open_warehouse
-from robert_pipeline.storage.warehouse.sink import contract_of, one_line
+from robert_pipeline.storage.warehouse.rows import one_line
+from robert_pipeline.storage.warehouse.sink import contract_of
 
 if TYPE_CHECKING:
     import duckdb
 
 
-def query(warehouse: Warehouse, sql: str) -> pa.Table:
-    """What `sql` (DuckDB's dialect) gives over the views `predictions` and `rejects`.
+def query(warehouse: Warehouse, sql: str, *, as_of: datetime | None = None) -> pa.Table:
+    """What `sql` (DuckDB's dialect) gives over the views `predictions`, `rejects` and `promotions`, as they were then.
 
-    Only the columns and rows that the statement needs are read. The statement can reach these two views and
+    Only the columns and rows that the statement needs are read. The statement can reach these three views and
     nothing else: no file, no network, no extension, no secret. Raises WarehouseError, in one line, for a
     statement that cannot run and for a warehouse without tables.
     """
@@ -24,7 +26,7 @@ def query(warehouse: Warehouse, sql: str) -> pa.Table:
 
     connection = _connection()
     try:
-        _register(connection, open_warehouse(warehouse), warehouse.uri)
+        _register(connection, open_warehouse(warehouse), warehouse.uri, as_of)
         connection.execute("SET TimeZone = 'UTC'")
         # Locked before the statement runs, so that the statement cannot loosen it.
         connection.execute("SET enable_external_access = false")
@@ -57,12 +59,16 @@ def _connection() -> "duckdb.DuckDBPyConnection":
     )
 
 
-def _register(connection: "duckdb.DuckDBPyConnection", sink: Sink, uri: str) -> None:
+def _register(connection: "duckdb.DuckDBPyConnection", sink: Sink, uri: str, as_of: datetime | None) -> None:
     published = [table for table in TABLES if sink.commit_keys(table)]
     if not published:
         raise WarehouseError(
             f"nothing is published in {uri} yet", fix="Run 'robert publish', or give another warehouse"
         )
+    if as_of is not None:
+        # A table that is younger than that moment was empty then; all of them cannot be.
+        existing = [table for table in published if sink.history(table)[0].at <= as_of]
+        published = existing or published
     for table in TABLES:
         empty = contract_of(table).schema.empty_table()
-        connection.register(table, sink.dataset(table) if table in published else empty)
+        connection.register(table, sink.dataset(table, as_of=as_of) if table in published else empty)

@@ -94,6 +94,6 @@ def _forget_predictions(planned: Plan) -> None:
     key = planned.job.key.folder
     again = {(key, partition_folder(unit.partition), unit.unit_id) for unit in planned.missing}
     # Predictions before the rejects of scoring: without its predictions a unit counts as not scored.
-    for place in store.shards("predictions", "unscored"):
+    for place in store.shards("predictions", "unscored", "contributions"):
         if place.unit in again:
             store.files.delete(place.entry.path)

@@ -35,7 +35,8 @@ def load_head_for(planned: Plan, *, model: str) -> TrainedHead:
 def score(planned: Plan, *, model: str, contributions: bool = False) -> ScoreReport:
     """Score the planned partitions' shards, those that are scored already left out.
 
-    With `contributions`, every chunk's contribution is written to a side table. Raises ModelError where the head was
+    With `contributions`, every chunk's contribution is written to a side table in the store, also of shards that were
+    scored without. Raises ModelError where the head was
     made for another encoder or chunking, StoreError for a missing or damaged shard.
     """
     started = time.monotonic()
@@ -68,10 +69,11 @@ def _shards(planned: Plan, job: ScoreJob) -> list[tuple[ShardName, bool]]:
     shards: list[tuple[ShardName, bool]] = []
     for partition in planned.partitions:
         name = partition.partition
-        paths = [store.prediction_path(job.head_fingerprint, job.key, name, unit.unit_id) for unit in partition.units]
-        present = store.present(paths)
-        shards += [
-            (ShardName(partition=name, unit_id=unit.unit_id), path in present)
-            for unit, path in zip(partition.units, paths, strict=True)
-        ]
+        kinds = [store.prediction_path, *([store.contribution_path] if job.contributions else [])]
+        done = {unit.unit_id for unit in partition.units}
+        for path_of in kinds:
+            paths = {unit_id: path_of(job.head_fingerprint, job.key, name, unit_id) for unit_id in done}
+            present = store.present(list(paths.values()))
+            done = {unit_id for unit_id, path in paths.items() if path in present}
+        shards += [(ShardName(partition=name, unit_id=unit.unit_id), unit.unit_id in done) for unit in partition.units]
     return shards

@@ -149,7 +149,8 @@ def _rebuild(settings: Settings, damages: Sequence[_Damage], run_id: str) -> str
         if any(damage.place.head for damage in damages) and has_head(settings.model):
             head = load_head_for(planned, model=settings.model).fingerprint
             units = {damage.place.unit for damage in damages if damage.place.head == head}
-            score(_only(planned, units).embedded(), model=settings.model)
+            of_chunks = any(damage.place.kind == "contributions" for damage in damages)
+            score(_only(planned, units).embedded(), model=settings.model, contributions=of_chunks)
     except RobertError as error:
         return str(error)
     return ""

@@ -104,9 +104,8 @@ def _texts(documents: Sequence[Document], encoder: BlockEncoder) -> _Texts:
         tokenizer=encoder.loaded.tokenizer,
         encoder=encoder.loaded.encoder,
         chunking=encoder.chunking,
-        dimension=encoder.loaded.encoder.dimension,
         budget=encoder.budget,
-        on_encoded=lambda tokens: report(Done(tokens=tokens)),
+        on_encoded=lambda tokens: report(Done(stage="embedding", tokens=tokens)),
     )
     rows, lengths_F, problems = _fresh_rows(fresh_documents, embedded, encoder.schema)
     query_X = np.concatenate([found.query_F, fresh])

@@ -154,7 +154,7 @@ def _write_shard(
     encoder = BlockEncoder(
         loaded=loaded,
         chunking=job.chunking,
-        budget=_worker_budget(job.encoder_fingerprint, job.embedding.batch_tokens),
+        budget=_worker_budget(job.encoder_fingerprint, job.embedding.batch_tokens or loaded.encoder.batch_tokens),
         schema=writer.schema,
         known=KnownTexts(store, open_index(store, job.key), writer.schema),
     )
@@ -166,9 +166,9 @@ def _write_shard(
         rejects += done.rejects
         counts += done.counts
         if is_unit:
-            report(Done(documents=done.counts.documents))
+            report(Done(stage="embedding", documents=done.counts.documents))
     if is_unit:
-        report(Done(documents=len(rejects)))
+        report(Done(stage="embedding", documents=len(rejects)))
         counts += Counts(documents=len(rejects), rejected=len(rejects))
     header = ShardHeader(
         encoder_fingerprint=job.encoder_fingerprint,

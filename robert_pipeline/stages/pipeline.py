@@ -1,6 +1,6 @@
 """The Beam pipelines: hand one descriptor (a work unit, a shard) to one worker, which writes one file.
 
-The only module that imports Beam. Process-only DoFns, one leaf, no tags, no state, no finish_bundle output and no Beam
+Process-only DoFns, one leaf, no tags, no state, no finish_bundle output and no Beam
 file sink: some engines lose rows with those and report success. No document passes through a shuffle.
 """
 
@@ -9,14 +9,10 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.runners.runner import PipelineRunner
-
 from robert_pipeline import errors
 from robert_pipeline.errors import RobertError
 from robert_pipeline.stages.embedding import EmbedJob, embed_shared, embed_unit, worker_encoder
+from robert_pipeline.stages.engine import FnApiRunner, PipelineOptions, PipelineRunner, beam
 from robert_pipeline.stages.scoring import ScoreJob, ShardName, score_shard, worker_head
 from robert_pipeline.stages.survey import survey_unit
 from robert_pipeline.types import SharedTexts, WorkUnit
@@ -92,11 +88,16 @@ def score_pipeline(shards: Sequence[ShardName], job: ScoreJob) -> beam.Pipeline:
 
 
 def run(pipeline: beam.Pipeline) -> None:
-    """Run to the end. A RobertError that a worker raised is raised again here, whatever the engine made of it."""
+    """Run to the end.
+
+    A RobertError that a worker raised is raised again here, whatever the engine made of it; so is KeyboardInterrupt.
+    """
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     try:
         pipeline.run().wait_until_finish()
     except Exception as error:
+        if _is_interrupt(error):
+            raise KeyboardInterrupt from error
         if (told := _told(str(error))) is None:
             raise
         raise told from error
@@ -120,6 +121,13 @@ def _telling(work: Callable[[], object]) -> None:
     except RobertError as error:
         told = json.dumps([type(error).__name__, error.problem, error.fix])
         raise RuntimeError(f"<{_MARK}>{told.encode().hex()}</{_MARK}>") from error
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C was met while a DoFn ran: the engine makes a RuntimeError of it."""
+    return error is not None and (
+        isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__cause__ or error.__context__)
+    )
 
 
 def _told(text: str) -> RobertError | None:

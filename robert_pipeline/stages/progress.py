@@ -6,12 +6,16 @@ On an engine whose workers are other processes nobody listens, and progress is w
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
+
+Stage = Literal["embedding", "scoring"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Done:
     """Work finished since the last report."""
 
+    stage: Stage
     documents: int = 0
     tokens: int = 0
 

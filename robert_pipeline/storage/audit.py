@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from robert_pipeline.errors import StoreError
+from robert_pipeline.storage.contributions import read_contributions
 from robert_pipeline.storage.predictions import open_predictions
 from robert_pipeline.storage.rejects import read_rejects
 from robert_pipeline.storage.shards import ChunkTable, open_shard
@@ -22,6 +23,7 @@ def audit(store: Store, place: ShardPlace) -> None:
         "rejects": _audit_rejects,
         "unscored": _audit_rejects,
         "predictions": _audit_predictions,
+        "contributions": _audit_contributions,
     }[place.kind]
     check(store, place)
 
@@ -83,6 +85,15 @@ def _audit_predictions(store: Store, place: ShardPlace) -> None:
                 raise _fault(store, place, f"a row's {column} is not {value}")
         if not pc.all(pc.is_finite(batch.column("probability"))).as_py():
             raise _fault(store, place, "a probability is NaN or infinity")
+
+
+def _audit_contributions(store: Store, place: ShardPlace) -> None:
+    rows = read_contributions(store.files, place.entry.path)
+    _check_partition(store, place, rows.column("partition"))
+    if not pc.all(pc.equal(rows.column("head_fingerprint"), place.head)).as_py():
+        raise _fault(store, place, f"a row's head_fingerprint is not {place.head}")
+    if not pc.all(pc.is_finite(rows.column("contribution"))).as_py():
+        raise _fault(store, place, "a contribution is NaN or infinity")
 
 
 def _check_partition(store: Store, place: ShardPlace, names: pa.ChunkedArray) -> None:

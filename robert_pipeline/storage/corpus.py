@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from robert_pipeline.config import Columns, fingerprint, text_hash
-from robert_pipeline.errors import CorpusError
+from robert_pipeline.errors import CorpusError, first_line
 from robert_pipeline.storage.files import FileEntry, Files
 from robert_pipeline.types import Document, Fragment, Reject, RowGroup, RowRange, WorkUnit
 
@@ -108,11 +108,13 @@ class Corpus:
             )
         except pa.ArrowInvalid as error:
             raise CorpusError(
-                f"{place} is not a Parquet file: {_first_line(error)}",
+                f"{place} is not a Parquet file: {first_line(error)}",
                 fix="Remove it, or turn it into a corpus with `robert import`",
             ) from error
         except OSError as error:
-            raise CorpusError(f"{place} cannot be read: {_first_line(error)}", fix="Restore the file") from error
+            raise CorpusError(
+                f"{place} cannot be read: {first_line(error)}", fix="Restore the file, or fix its permissions"
+            ) from error
 
     def doc_ids(self, fragments: Sequence[Fragment]) -> Iterator[tuple[str, int, bytes | None]]:
         """(file, row in file, doc_id) of every row, in corpus order; reads no text."""
@@ -124,15 +126,18 @@ class Corpus:
                     row += 1
 
     def labels(self, partition: str) -> Iterator[tuple[str, str | None]]:
-        """(doc_id, true label) of every row with a readable id. Raises CorpusError where there is no label column."""
+        """(doc_id, true label) of the first row of every id. Raises CorpusError where there is no label column."""
+        seen: set[str] = set()
         for fragment in self.fragments(partition):
             columns = [self.columns.doc_id, self.columns.label]
             with self._damage_in(fragment.file), self._parquet(fragment.file) as file:
                 self._check_column(fragment.file, file.schema_arrow, self.columns.label)
             for batch in self._batches(fragment.file, list(range(len(fragment.row_groups))), columns):
                 for doc_id, label in zip(_values(batch.column(0)), _values(batch.column(1)), strict=True):
-                    if doc_id is not None:
-                        yield _decode(doc_id) or "", None if label is None else _decode(label)
+                    name = _decode(doc_id)
+                    if name and name not in seen:
+                        seen.add(name)
+                        yield name, _decode(label)
 
     def read(self, unit: WorkUnit) -> Iterator[Document | Reject]:
         """Every row of a work unit, in order, as a document or as a reject. Streams; holds one small batch.
@@ -182,7 +187,7 @@ class Corpus:
             yield
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorpusError(
-                f"{self.files.describe(file)} is damaged: {_first_line(error)}",
+                f"{self.files.describe(file)} is damaged: {first_line(error)}",
                 fix="Restore the file and run again",
             ) from error
 
@@ -195,7 +200,10 @@ def open_corpus(uri: str, columns: Columns) -> Corpus:
     files, file = _root(uri)
     if file is not None:
         return Corpus(files=files, columns=columns, entries=(files.entry(file),))
-    entries = tuple(entry for entry in files.list() if not _is_hidden(entry.path))
+    try:
+        entries = tuple(entry for entry in files.list() if not _is_hidden(entry.path))
+    except OSError as error:
+        raise CorpusError(f"corpus {uri} cannot be listed: {first_line(error)}", fix="Fix its permissions") from error
     for entry in entries:
         if PurePosixPath(entry.path).suffix not in (".parquet", ".pq"):
             raise CorpusError(
@@ -221,8 +229,9 @@ def _root(uri: str) -> tuple[Files, str | None]:
     if kind != pafs.FileType.File:
         return files, None
     address, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
-    parent, slash, name = address.rpartition("/")
-    return Files(f"{parent or slash or '.'}{mark}{query}"), name
+    parent, slash, _ = address.rpartition("/")
+    # The name from the file system: in an address it may be escaped.
+    return Files(f"{parent or slash or '.'}{mark}{query}"), files.root.rpartition("/")[2]
 
 
 def _partition_of(path: str) -> str:
@@ -235,10 +244,6 @@ def _is_hidden(path: str) -> bool:
     return any(part.startswith(("_", ".")) for part in path.split("/"))
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")
-
-
 def _values(column: pa.Array) -> Values:
     """A column as bytes: Arrow does not check that strings are UTF-8, and Python stops at the first that is not."""
     if pa.types.is_dictionary(column.type):
@@ -249,15 +254,15 @@ def _values(column: pa.Array) -> Values:
     return values
 
 
-def _decode(value: bytes) -> str | None:
+def _decode(value: bytes | None) -> str | None:
     try:
-        return value.decode()
+        return None if value is None else value.decode()
     except UnicodeDecodeError:
         return None
 
 
 def _read_row(doc_id: bytes | None, text: bytes | None, file: str, row: int, *, repeated: bool) -> Document | Reject:
-    name = None if doc_id is None else _decode(doc_id)
+    name = _decode(doc_id)
 
     def reject(reason: str, detail: str) -> Reject:
         return Reject(doc_id=name, file=file, row=row, reason=reason, detail=detail)

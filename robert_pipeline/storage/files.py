@@ -174,7 +174,8 @@ class Files:
                 fix="Free space or fix the permissions and run again; what was there before is unchanged",
             ) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it must not hide what went wrong above
+                temporary.unlink(missing_ok=True)
 
     def _upload(self, source: Path, place: str) -> None:
         # In one call: a stream that is closed after half of the content would publish that half.

@@ -1,50 +1,68 @@
-"""Trained heads on disk: `head.json` beside one safetensors file. Never pickle.
+"""Trained heads on disk: `head.json` beside safetensors files. Never pickle.
 
-A TrainedHead enters and leaves. head.json names the weights by their SHA-256 and carries the fingerprint of all that
-decides a label; whatever does not agree with itself raises ModelError. head.json is written last, so a reader finds
-the old head or the new one, whole.
+A TrainedHead enters and leaves, and the keys of the texts it has learned from, so that it is never judged on them.
+head.json names the weights by their SHA-256 and carries the fingerprint of all that decides a label; whatever does not
+agree with itself raises ModelError. head.json is written last, so a reader finds the old head or the new one, whole.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import TypeVar, cast
 
+import numpy as np
 import safetensors
+import safetensors.numpy
 import safetensors.torch
-import torch
+from torch import Tensor
 
-from robert_pipeline.config import Chunking, EncoderSource, Plain
+from robert_pipeline.config import Chunking, EncoderSource, HeadConfig, Plain
 from robert_pipeline.core.evidence import method
-from robert_pipeline.core.head import Head, HeadConfig, build_head
+from robert_pipeline.core.examples import Integers
+from robert_pipeline.core.head import Head
 from robert_pipeline.core.model import Calibration, Thresholds, TrainedHead, VectorOrigin, weight_bytes
+from robert_pipeline.core.weights import WeightShape, head_from
 from robert_pipeline.errors import ConfigError, ModelError, RobertError
 from robert_pipeline.storage.files import Files
 
 HEAD_FILE = "head.json"
 FORMAT = "robert head"
 FORMAT_VERSION = 1
+KEYS = "text_keys"
 MAX_HEAD_FILE_BYTES = 64 << 20
 
 _RETRAIN = "Train or import the head again"
+_BROKEN = (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, safetensors.SafetensorError)
 
 T = TypeVar("T")
 
 
-def save_head(model_dir: str, head: TrainedHead) -> None:
-    """Put a head in place of the one in `model_dir`, if any. Raises StoreError where it cannot be written."""
+def save_head(model_dir: str, head: TrainedHead, *, learned_keys: Integers | None = None) -> None:
+    """Put a head in place of the one in `model_dir`, if any. Raises StoreError where it cannot be written.
+
+    `learned_keys` are the keys (`core.split.text_keys`) of the texts that it has learned from, held-out ones among
+    them; None where nobody knows.
+    """
     files = Files(model_dir)
-    weights = weight_bytes(head.module)
-    name = f"head-{head.fingerprint}.safetensors"
-    files.write_bytes(name, weights)
-    files.write_bytes(HEAD_FILE, _to_json(head, name))
+    named = {"weights": (f"head-{head.fingerprint}.safetensors", weight_bytes(head.module))}
+    if learned_keys is not None:
+        keys = safetensors.numpy.save({KEYS: np.unique(learned_keys)})
+        named["learned"] = (f"learned-{head.fingerprint}.safetensors", keys)
+    for name, content in named.values():
+        files.write_bytes(name, content)
+    places = {
+        kind: {"file": name, "sha256": hashlib.sha256(content).hexdigest()} for kind, (name, content) in named.items()
+    }
+    files.write_bytes(HEAD_FILE, _to_json(head, places))
+    current = {name for name, _ in named.values()}
     for entry in files.list():
-        if entry.path.startswith("head-") and entry.path.endswith(".safetensors") and entry.path != name:
+        if entry.path.startswith(("head-", "learned-")) and entry.path not in current:
             files.delete(entry.path)
 
 
-def _to_json(head: TrainedHead, weights_file: str) -> bytes:
+def _to_json(head: TrainedHead, places: Mapping[str, Mapping[str, str]]) -> bytes:
     content = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -52,7 +70,8 @@ def _to_json(head: TrainedHead, weights_file: str) -> bytes:
         "labels": head.labels,
         "dimension": head.dimension,
         "config": asdict(head.config),
-        "weights": {"file": weights_file, "sha256": head.weights_sha256},
+        "weights": places["weights"],
+        "learned": places.get("learned"),
         "encoder": {**asdict(head.origin.encoder), "fingerprint": head.origin.encoder_fingerprint},
         "chunking": {**asdict(head.origin.chunking), "fingerprint": head.origin.chunking_fingerprint},
         "calibration": asdict(head.calibration),
@@ -70,34 +89,55 @@ def has_head(model_dir: str) -> bool:
 
 def load_head(model_dir: str) -> TrainedHead:
     """The head in `model_dir`, on the CPU, ready to score. Raises ModelError where it is missing or damaged."""
+    return _made_of_head_file(model_dir, _from_json)
+
+
+def load_learned_keys(model_dir: str) -> Integers | None:
+    """The keys of the texts that the head in `model_dir` has learned from, sorted; None where nobody knows."""
+    return _made_of_head_file(model_dir, _learned_keys)
+
+
+def _made_of_head_file(model_dir: str, make: Callable[[Mapping[str, object], Files, str], T]) -> T:
     files = Files(model_dir)
     place = files.describe(HEAD_FILE)
-    if not files.exists(HEAD_FILE):
-        raise ModelError(f"there is no trained head at {place}", fix="Run `robert train`, or give its folder")
+    with _damage_at(place):
+        content = _read_head_file(files)
+        try:
+            return make(content, files, place)
+        except FileNotFoundError:
+            # A new head may have been put in place, and the files of the old one removed, since head.json was read.
+            if (newer := _read_head_file(files)) == content:
+                raise
+            return make(newer, files, place)
+
+
+@contextlib.contextmanager
+def _damage_at(place: str) -> Iterator[None]:
     try:
-        if files.entry(HEAD_FILE).size_bytes > MAX_HEAD_FILE_BYTES:
-            raise ValueError("larger than any head")
-        content = json.loads(files.read_bytes(HEAD_FILE))
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ModelError(f"{place} is not a head of robert_pipeline", fix=_RETRAIN)
-        if content.get("version") != FORMAT_VERSION:
-            raise ModelError(
-                f"{place} has format version {content.get('version')!r}, this program reads {FORMAT_VERSION}",
-                fix="Use the program that wrote it, or train again",
-            )
-        head = _from_json(content, files, place)
+        yield
     except ConfigError as error:
         raise ModelError(f"{place} is damaged: {error.problem}", fix=_RETRAIN) from error
     except RobertError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+    except _BROKEN as error:
         raise ModelError(f"{place} is damaged: {_first_line(error)}", fix=_RETRAIN) from error
-    if head.fingerprint != content["fingerprint"]:
+
+
+def _read_head_file(files: Files) -> dict[str, object]:
+    place = files.describe(HEAD_FILE)
+    if not files.exists(HEAD_FILE):
+        raise ModelError(f"there is no trained head at {place}", fix="Run `robert train`, or give its folder")
+    if files.entry(HEAD_FILE).size_bytes > MAX_HEAD_FILE_BYTES:
+        raise ValueError("larger than any head")
+    content = json.loads(files.read_bytes(HEAD_FILE))
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ModelError(f"{place} is not a head of robert_pipeline", fix=_RETRAIN)
+    if content.get("version") != FORMAT_VERSION:
         raise ModelError(
-            f"{place} is damaged: its content has fingerprint {head.fingerprint}, it says {content['fingerprint']}",
-            fix=_RETRAIN,
+            f"{place} has format version {content.get('version')!r}, this program reads {FORMAT_VERSION}",
+            fix="Use the program that wrote it, or train again",
         )
-    return head
+    return content
 
 
 def _from_json(content: Mapping[str, object], files: Files, place: str) -> TrainedHead:
@@ -116,8 +156,8 @@ def _from_json(content: Mapping[str, object], files: Files, place: str) -> Train
         raise ValueError("the fingerprint of its chunking does not fit its values")
     dimension = int(cast(int, content["dimension"]))
     weights = cast(dict[str, str], content["weights"])
-    raw = _read_weights(files, weights["file"], weights["sha256"])
-    return TrainedHead(
+    raw = _read_named(files, weights["file"], weights["sha256"])
+    head = TrainedHead(
         module=_load_module(raw, config, dimension, len(labels), f"{place} ({weights['file']})"),
         config=config,
         labels=tuple(labels),
@@ -128,6 +168,17 @@ def _from_json(content: Mapping[str, object], files: Files, place: str) -> Train
         weights_sha256=weights["sha256"],
         notes=tuple(cast(dict[str, Plain], content["notes"]).items()),
     )
+    if head.fingerprint != content["fingerprint"]:
+        raise ValueError(f"its content has fingerprint {head.fingerprint}, it says {content['fingerprint']}")
+    return head
+
+
+def _learned_keys(content: Mapping[str, object], files: Files, _place: str) -> Integers | None:
+    place = cast(dict[str, str] | None, content["learned"])
+    if place is None:
+        return None
+    keys: Integers = safetensors.numpy.load(_read_named(files, place["file"], place["sha256"]))[KEYS]
+    return keys
 
 
 def _value(kind: type[T], given: object) -> T:
@@ -138,9 +189,9 @@ def _value(kind: type[T], given: object) -> T:
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
 
-def _read_weights(files: Files, name: str, sha256: str) -> bytes:
+def _read_named(files: Files, name: str, sha256: str) -> bytes:
     if "/" in name or "\\" in name:
-        raise ValueError(f"weights file '{name}' is not beside it")
+        raise ValueError(f"file '{name}' is not beside it")
     raw = files.read_bytes(name)
     found = hashlib.sha256(raw).hexdigest()
     if found != sha256:
@@ -152,19 +203,11 @@ def _read_weights(files: Files, name: str, sha256: str) -> bytes:
 
 
 def _load_module(raw: bytes, config: HeadConfig, dimension: int, label_count: int, place: str) -> Head:
-    try:
-        state = safetensors.torch.load(raw)
-        with torch.random.fork_rng(devices=[]):
-            module = build_head(config, dimension=dimension, label_count=label_count)
-        module.load_state_dict(state, strict=True)
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        raise ModelError(f"weights of {place} do not fit its sizes: {_first_line(error)}", fix=_RETRAIN) from error
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in module.state_dict().values()):
-        raise ModelError(f"weights of {place} hold NaN or infinity", fix=_RETRAIN)
-    return module.eval()
+    shape = WeightShape(config=config, dimension=dimension, label_count=label_count)
+    return head_from(safetensors.torch.load(raw), shape, place=place)
 
 
-def read_weights_file(path: str) -> dict[str, torch.Tensor]:
+def read_weights_file(path: str) -> dict[str, Tensor]:
     """Tensors of any safetensors file. Raises ModelError for anything else; pickled weights are never opened."""
     folder, _, name = path.rpartition("/")
     files = Files(folder or ".")

@@ -1,76 +1,106 @@
 """Read `robert.toml` and the command line's options into Settings.
 
-Options win over the file, the file over the defaults. Paths in the file are relative to the file. Whatever is wrong
-raises ConfigError naming the file and the field.
+Options win over the file, the file over the head where it is asked for, and that over the defaults. Paths in the file
+are relative to the file. Whatever is wrong raises ConfigError naming the file and the field.
 """
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from robert_pipeline.config import Settings
-from robert_pipeline.errors import ConfigError
+from robert_pipeline.config import Plain, Settings
+from robert_pipeline.errors import ConfigError, first_line
 
 SETTINGS_FILE = "robert.toml"
-PATH_FIELDS = (("corpus",), ("store",), ("model",), ("warehouse", "uri"), ("encoder", "name"))
+PATH_FIELDS = (("corpus",), ("store",), ("model",), ("registry",), ("warehouse", "uri"), ("encoder", "name"))
 
 Tree = dict[str, Any]
 
 
-def load_settings(options: Mapping[str, str | int | None], *, file: Path | None = None) -> Settings:
+def load_settings(options: Mapping[str, Plain], *, file: Path | None = None, like_head: bool = False) -> Settings:
     """Settings from `file` (else ./robert.toml where there is one) and `options`, by dotted name: 'encoder.name'.
 
-    An option that is None was not given.
+    An option that is None was not given. With `like_head`, an encoder or a chunking that nothing names is that of the
+    head in `model`. Raises ConfigError; ModelError where that head is missing or damaged.
     """
     chosen = file or Path(SETTINGS_FILE)
-    if file is not None and not file.is_file():
+    if file is not None and not file.exists():
         raise ConfigError(f"settings file {file} does not exist", fix="Give an existing file with --config")
-    tree = _read(chosen) if chosen.is_file() else {}
+    where = f"{chosen}: " if chosen.exists() else ""
+    tree = _read(chosen) if where else {}
     for name, value in options.items():
         if value is not None:
-            *groups, last = name.split(".")
-            place = tree
-            for group in groups:
-                place = place.setdefault(group, {})
-                if not isinstance(place, dict):
-                    raise ConfigError(
-                        f"{chosen}: setting '{group}' is {place!r}", fix=f"Write it as a table, [{group}]"
-                    )
-            place[last] = value
-    where = f"{chosen}: " if chosen.is_file() else ""
+            _put(tree, name, value, where)
     _refuse_unknown(tree, Settings, where, ())
+    settings = _validate(tree, where)
+    if like_head:
+        settings = _like_head(settings, tree)
+    folder = Path(settings.encoder.name).expanduser()
+    if folder.is_dir():
+        # A head remembers its encoder, and may be used from another folder.
+        settings = replace(settings, encoder=replace(settings.encoder, name=str(folder.absolute())))
+    return settings
+
+
+def _like_head(settings: Settings, tree: Tree) -> Settings:
+    from robert_pipeline.storage.heads import load_head
+
+    origin = load_head(settings.model).origin
+    return replace(
+        settings,
+        encoder=settings.encoder if "encoder" in tree else origin.encoder,
+        chunking=settings.chunking if "chunking" in tree else origin.chunking,
+    )
+
+
+def _put(tree: Tree, name: str, value: Plain, where: str) -> None:
+    *groups, last = name.split(".")
+    place = tree
+    for group in groups:
+        place = place.setdefault(group, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"{where}setting '{group}' is {place!r}", fix=f"Write it as a table, [{group}]")
+    place[last] = value
+
+
+def _validate(tree: Tree, where: str) -> Settings:
     try:
-        return TypeAdapter(Settings).validate_python(tree)
+        settings = TypeAdapter(Settings).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "missing":
-            raise ConfigError(f"{where}setting '{name}' is missing", fix=_how_to_give(name)) from error
-        raise ConfigError(f"{where}setting '{name}' is {first['input']!r}", fix=f"{first['msg']}") from error
-
-
-def _how_to_give(name: str) -> str:
-    option = {"warehouse.uri": "warehouse", "encoder.name": "encoder"}.get(name, name.rpartition(".")[2])
-    return f"Give --{option.replace('_', '-')}, or {name} in {SETTINGS_FILE}"
+        fix = f"Write it as a table, [{name}]" if first["type"] == "dataclass_type" else first["msg"]
+        raise ConfigError(f"{where}setting '{name}' is {first['input']!r}", fix=fix) from error
+    for *groups, last in PATH_FIELDS:
+        holder: object = settings
+        for group in groups:
+            holder = getattr(holder, group)
+        if not getattr(holder, last).strip():
+            # An empty path would mean the current folder.
+            raise ConfigError(f"{where}setting '{'.'.join((*groups, last))}' is empty", fix="Give it a value")
+    return settings
 
 
 def _read(file: Path) -> Tree:
     try:
         tree = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not TOML: {error}", fix="Correct the line") from error
+        raise ConfigError(f"{file} is not TOML: {first_line(error)}", fix="Correct the line") from error
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {first_line(error)}", fix="Remove it, or make it a file") from error
     for *groups, last in PATH_FIELDS:
         place: Any = tree
         for group in groups:
             place = place.get(group, {}) if isinstance(place, dict) else {}
-        if isinstance(place, dict) and isinstance(value := place.get(last), str):
+        if isinstance(place, dict) and isinstance(value := place.get(last), str) and value.strip():
             local = file.parent / Path(value).expanduser()
-            # An encoder's name is a folder only where there is one.
-            if "://" not in value and (last != "name" or local.is_dir()):
+            # An encoder's name is a folder only where there is one; what a REST catalog calls a warehouse is none.
+            is_name = (last == "name" and not local.is_dir()) or str(place.get("catalog", "")).startswith("http")
+            if "://" not in value and "${" not in value and not is_name:
                 place[last] = str(local)
     return tree
 

@@ -8,6 +8,7 @@ unscored/<head>/<encoder>-<chunking>-<dtype>/<partition>/<unit>.parquet    rejec
 index/<encoder>-<chunking>-<dtype>/<name>.run                          derived: where a text's vectors are
 surveys/<encoder>-<chunking>-<dtype>/<partition>/<unit>.run            derived: text hashes, for a running embed
 quarantine/<any of these>                                              set aside by `robert store verify`
+contributions/<head>/<encoder>-<chunking>-<dtype>/<partition>/<unit>.parquet    on request, before predictions
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ LONGEST_FOLDER_NAME = 150
 SHARED_TEXTS = ""
 """In place of a partition: of a shard of texts that several documents of a run have. No partition is named so."""
 
-ShardKind = Literal["embeddings", "rejects", "predictions", "unscored"]
+ShardKind = Literal["embeddings", "rejects", "predictions", "unscored", "contributions"]
 SHARD_KINDS: tuple[ShardKind, ...] = get_args(ShardKind)
 QUARANTINE = "quarantine"
 
@@ -92,6 +93,10 @@ class Store:
         """Place of the text hashes of a unit that is to be embedded."""
         return f"surveys/{key.folder}/{partition_folder(partition)}/{unit_id}.run"
 
+    def contribution_path(self, head_fingerprint: str, key: EmbeddingKey, partition: str, unit_id: str) -> str:
+        """Place of what every chunk of a unit contributed; there only where it was asked for."""
+        return f"contributions/{head_fingerprint}/{key.folder}/{partition_folder(partition)}/{unit_id}.parquet"
+
     def present(self, paths: list[str]) -> set[str]:
         """Those of `paths`, all of one folder, that exist: one listing, however many there are."""
         if not paths:
@@ -132,7 +137,7 @@ def partition_folder(partition: str) -> str:
 
 def _place(kind: ShardKind, entry: FileEntry) -> ShardPlace | None:
     _, *folders, name = entry.path.split("/")
-    head = folders.pop(0) if kind in ("predictions", "unscored") and folders else None
+    head = folders.pop(0) if kind not in ("embeddings", "rejects") and folders else None
     unit_id, _, suffix = name.partition(".")
     if len(folders) != 2 or suffix != "parquet" or len(parts := folders[0].split("-")) != 3:
         return None

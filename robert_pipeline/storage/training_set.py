@@ -5,7 +5,6 @@ The vectors stay on disk and are paged in as batches are gathered; in memory are
 place, label, text key) and the labels of one partition at a time. Never holds the vectors of a corpus.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from robert_pipeline.core.pack import finite_documents
+from robert_pipeline.core.split import text_keys
+from robert_pipeline.core.targets import LabelledVectors
 from robert_pipeline.errors import TrainingError
 from robert_pipeline.storage.shards import EmbeddingShard
 
@@ -25,7 +26,7 @@ LabelReader = Callable[[str], Iterable[tuple[str, str | None]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSet:
-    """Documents with labels. Satisfies `core.train.DocumentVectors`."""
+    """Documents with labels. Satisfies `core.examples.DocumentVectors`."""
 
     path: Path
     parts: tuple[NDArray[np.floating], ...]
@@ -61,26 +62,17 @@ class TrainingSet:
         ]
         return np.concatenate(pieces) if pieces else np.empty((0, self.dimension), np.float32)
 
-    def fractions(self, salt: str) -> NDArray[np.float64]:
-        """A number in [0, 1) for every document, from `salt` and its text alone: equal texts get equal numbers."""
-        return text_fractions(self.text_key_B, salt)
+    @property
+    def labelled(self) -> LabelledVectors:
+        """The documents as the core wants them."""
+        return LabelledVectors(
+            vectors=self, label_names=self.label_names, label_B=self.label_B, text_key_B=self.text_key_B
+        )
 
-
-def text_fractions(text_key_B: Integers, salt: str) -> NDArray[np.float64]:
-    """A number in [0, 1) for every text key, spread evenly, another for every salt (SplitMix64, Steele et al. 2014)."""
-    seed = np.uint64(int.from_bytes(hashlib.sha256(salt.encode()).digest()[:8], "big"))
-    with np.errstate(over="ignore"):
-        z = text_key_B.astype(np.uint64) ^ seed
-        z = (z + np.uint64(0x9E3779B97F4A7C15)) & np.uint64(0xFFFFFFFFFFFFFFFF)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)).astype(np.float64) / float(1 << 53)
-
-
-def text_keys(hashes: Sequence[str]) -> Integers:
-    """The first 60 bits of hexadecimal SHA-256 digests."""
-    return np.fromiter((int(text_hash[:15], 16) for text_hash in hashes), np.int64, len(hashes))
+    def in_partitions(self, names: Sequence[str]) -> Integers:
+        """The documents of these partitions, in order."""
+        wanted = [number for number, name in enumerate(self.partition_names) if name in set(names)]
+        return np.flatnonzero(np.isin(self.partition_B, wanted))
 
 
 def build_training_set(shards: Iterable[EmbeddingShard], labels: LabelReader, path: Path) -> TrainingSet:
@@ -121,7 +113,9 @@ class _Builder:
         partition = shard.header.partition
         if not self._partitions or self._partitions[-1] != partition:
             self._partitions.append(partition)
-            self._labels = dict(labels(partition))
+            self._labels = {}
+            for doc_id, label in labels(partition):
+                self._labels.setdefault(doc_id, label)  # of rows that share an id, the first has the vectors
         for table in shard.batches():
             if len(table.lengths_B):
                 self._append(table.rows, table.lengths_B, finite_documents(table.vectors_ND, table.lengths_B))

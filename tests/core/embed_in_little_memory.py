@@ -11,7 +11,7 @@ from robert_pipeline.core.embed import BatchBudget, embed_texts
 from robert_pipeline.storage.encoders import load_encoder
 
 loaded = load_encoder(EncoderSource(name=sys.argv[1], precision="float32"))
-budget = BatchBudget(tokens=2_000_000)
+budget = BatchBudget(tokens=4_000_000)
 
 
 def embed(text):
@@ -20,14 +20,13 @@ def embed(text):
         tokenizer=loaded.tokenizer,
         encoder=loaded.encoder,
         chunking=Chunking(chunk_tokens=100, overlap_tokens=0),
-        dimension=loaded.encoder.dimension,
         budget=budget,
     )
 
 
 embed("bank " * 10_000)  # threads and buffers that every later run needs
 pages = int(Path("/proc/self/statm").read_text().split()[0])
-left_bytes = 100 << 20
+left_bytes = 300 << 20
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + left_bytes,) * 2)
-vectors = embed("bank " * 200_000).vectors_ND
+vectors = embed("bank " * 400_000).vectors_ND
 sys.stdout.write(f"{budget.tokens} {len(vectors)} {np.isfinite(vectors).all()}\n")

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModel
 
 from robert_pipeline.core.encoder import Encoder, fast_precision
+from robert_pipeline.core.packed_model import TokenBatch
 from robert_pipeline.errors import EncoderError
 
 
@@ -13,7 +14,7 @@ def framed(loaded, texts):
     """Each text's token ids between the special tokens."""
     tokenized = loaded.tokenizer(texts)
     return [
-        np.concatenate([loaded.tokenizer.prefix_ids, ids, loaded.tokenizer.suffix_ids])
+        np.concatenate([loaded.tokenizer.frame.prefix_ids, ids, loaded.tokenizer.frame.suffix_ids])
         for ids in np.split(tokenized.token_ids, tokenized.first_token_B[1:])
     ]
 
@@ -33,7 +34,7 @@ def plain(minilm_folder):
 @pytest.mark.parametrize("pooling", ["cls", "mean", "pooler"])
 def test_vectors_are_those_of_a_plain_forward_pass(plain, sequences, pooling):
     """The vectors would not be the encoder's: padding, mask or pooling would be wrong."""
-    ours = Encoder(plain, pooling=pooling, pad_id=0, device=torch.device("cpu"))(sequences)
+    ours = Encoder(plain, pooling=pooling, pad_id=0, device=torch.device("cpu"))(TokenBatch.of(sequences))
     for vector, sequence in zip(ours, sequences, strict=True):
         with torch.inference_mode():
             output = plain(input_ids=torch.tensor(sequence[None].astype(np.int64)))
@@ -48,24 +49,25 @@ def test_vectors_are_those_of_a_plain_forward_pass(plain, sequences, pooling):
 def test_padding_may_be_any_token(plain, sequences):
     """A checkpoint whose padding id is not 0 would give other vectors for batched chunks."""
     cpu = torch.device("cpu")
-    one = Encoder(plain, pooling="mean", pad_id=0, device=cpu)(sequences)
-    other = Encoder(plain, pooling="mean", pad_id=2_000, device=cpu)(sequences)
+    one = Encoder(plain, pooling="mean", pad_id=0, device=cpu)(TokenBatch.of(sequences))
+    other = Encoder(plain, pooling="mean", pad_id=2_000, device=cpu)(TokenBatch.of(sequences))
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_equally_long_chunks_need_no_mask(minilm, sequences):
     """The path without a mask, which most chunks take, would give other vectors."""
     equal = [sequence[:60] for sequence in sequences]
-    alone = np.concatenate([minilm.encoder([sequence]) for sequence in equal])
-    np.testing.assert_allclose(minilm.encoder(equal), alone, atol=1e-5)
-    beside_a_shorter = minilm.encoder([*equal, equal[0][:9]])[:-1]
+    alone = np.concatenate([minilm.encoder(TokenBatch.of([sequence])) for sequence in equal])
+    np.testing.assert_allclose(minilm.encoder(TokenBatch.of(equal)), alone, atol=1e-5)
+    beside_a_shorter = minilm.encoder(TokenBatch.of([*equal, equal[0][:9]]))[:-1]
     np.testing.assert_allclose(beside_a_shorter, alone, atol=1e-5)
 
 
 def test_vectors_are_float32_whatever_the_precision(tiny, tiny_folder):
     """Shards would be written with values of an unexpected dtype."""
     model = AutoModel.from_pretrained(tiny_folder, dtype=torch.bfloat16)
-    vectors = Encoder(model, pooling="mean", pad_id=0, device=torch.device("cpu"))(framed(tiny, ["one", "two words"]))
+    batch = TokenBatch.of(framed(tiny, ["one", "two words"]))
+    vectors = Encoder(model, pooling="mean", pad_id=0, device=torch.device("cpu"))(batch)
     assert (vectors.dtype, vectors.shape) == (np.float32, (2, 32))
 
 
@@ -74,7 +76,7 @@ def test_a_model_without_pooler_is_refused(tiny, tiny_folder):
     model = AutoModel.from_pretrained(tiny_folder, add_pooling_layer=False)
     encoder = Encoder(model, pooling="pooler", pad_id=0, device=torch.device("cpu"))
     with pytest.raises(EncoderError, match="no pooler"):
-        encoder(framed(tiny, ["one"]))
+        encoder(TokenBatch.of(framed(tiny, ["one"])))
 
 
 def test_the_automatic_precision_is_one_of_two():

@@ -73,9 +73,9 @@ def test_padding_of_the_tokenizer_file_is_off(minilm_folder):
 
 def test_special_tokens_are_those_of_the_checkpoint(minilm):
     """Chunks would reach the model without [CLS] and [SEP]."""
-    assert minilm.tokenizer.prefix_ids.tolist() == [101]
-    assert minilm.tokenizer.suffix_ids.tolist() == [102]
-    assert minilm.tokenizer.special_token_count == 2
+    assert minilm.tokenizer.frame.prefix_ids.tolist() == [101]
+    assert minilm.tokenizer.frame.suffix_ids.tolist() == [102]
+    assert len(minilm.tokenizer.frame) == 2
 
 
 def test_a_mark_in_a_text_is_one_token_with_a_place(minilm):

@@ -1,18 +1,15 @@
 """SQL over the published tables."""
 
 import datetime
-import sys
 from pathlib import Path
 
 import pytest
+from published_rows import SCORED_AT, predictions, rejects
 
 from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import WarehouseError
 from robert_pipeline.runs.query import query
 from robert_pipeline.storage.warehouse import open_warehouse
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "storage" / "warehouse"))
-from published_rows import SCORED_AT, predictions, rejects
 
 
 @pytest.fixture

@@ -1,15 +1,30 @@
 """Released contracts never change; what does not fit one is refused by field."""
 
+import datetime
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from schemas import CONTRACTS, DOCUMENTS, EMBEDDINGS, REJECT_REASONS, REJECTS, ContractError, embeddings_schema
+from schemas import (
+    CONTRACTS,
+    DOCUMENTS,
+    EMBEDDINGS,
+    PREDICTIONS,
+    PREDICTIONS_V1,
+    REJECT_REASONS,
+    REJECTS,
+    ContractError,
+    embeddings_schema,
+)
 from schemas.contract import DESCRIPTION_KEY, NAME_KEY, VERSION_KEY
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "schemas_v1.json"
+GOLDEN = Path(__file__).parents[1] / "golden"
+EVERY_VERSION = [version for contract in CONTRACTS.values() for version in contract.versions]
 
 
 def described(contract):
@@ -28,17 +43,80 @@ def described(contract):
     }
 
 
-def test_version_1_is_as_released():
+@pytest.mark.parametrize("number", range(1, max(contract.version for contract in CONTRACTS.values()) + 1))
+def test_versions_are_as_released(number):
     """A released contract changed: files and tables written under it would be misread."""
-    assert {name: described(contract) for name, contract in CONTRACTS.items()} == json.loads(GOLDEN.read_text())
+    released = {v.name: described(v) for v in EVERY_VERSION if v.version == number}
+    assert released == json.loads((GOLDEN / f"schemas_v{number}.json").read_text())
 
 
-@pytest.mark.parametrize("contract", CONTRACTS.values(), ids=CONTRACTS)
+@pytest.mark.parametrize("contract", EVERY_VERSION, ids=lambda c: f"{c.name} v{c.version}")
 def test_every_field_is_described(contract):
     """An analyst would meet a column that nobody explained."""
     for field in contract.schema:
         assert len(field.metadata[DESCRIPTION_KEY]) > 10, field.name
-    assert contract.schema.metadata == {NAME_KEY: contract.name.encode(), VERSION_KEY: b"1"}
+    assert contract.schema.metadata == {NAME_KEY: contract.name.encode(), VERSION_KEY: str(contract.version).encode()}
+
+
+@pytest.mark.parametrize("contract", CONTRACTS.values(), ids=CONTRACTS)
+def test_a_later_version_only_adds_optional_fields(contract):
+    """A reader of an earlier version would no longer find its columns, or an earlier table would lack values."""
+    assert [version.version for version in contract.versions] == list(range(1, contract.version + 1))
+    for earlier, later in pairwise(contract.versions):
+        assert later.fields[: len(earlier.fields)] == earlier.fields
+        assert all(field.nullable for field in later.fields[len(earlier.fields) :])
+        assert later.previous is earlier
+    assert contract.added == set(contract.schema.names) - set(contract.versions[0].schema.names)
+
+
+texts = st.text(max_size=6)
+v1_rows = st.lists(
+    st.fixed_dictionaries(
+        {
+            field.name: {
+                pa.string(): texts,
+                pa.bool_(): st.booleans(),
+                pa.int32(): st.integers(-5, 5),
+                pa.int64(): st.integers(-5, 5),
+                pa.float64(): st.floats(0, 1),
+                pa.timestamp("us", tz="UTC"): st.datetimes(timezones=st.just(datetime.UTC)),
+            }.get(
+                field.type,
+                st.lists(texts, max_size=2)
+                if pa.types.is_list(field.type)
+                else st.lists(st.tuples(texts, st.floats(0, 1)), max_size=2),
+            )
+            for field in PREDICTIONS_V1.schema
+        }
+    ),
+    max_size=3,
+)
+
+
+@given(v1_rows)
+def test_upgraded_rows_are_the_same_rows(rows):
+    """A value of an old partition would change, or get lost, when it is read under the new version."""
+    old = pa.Table.from_pylist(rows, schema=PREDICTIONS_V1.schema)
+    new = PREDICTIONS.upgraded(old, where="x")
+    assert new.schema.equals(PREDICTIONS.schema, check_metadata=True)
+    assert PREDICTIONS_V1.view(new).equals(old)
+    assert PREDICTIONS_V1.view(new).schema.equals(PREDICTIONS_V1.schema, check_metadata=True)
+    assert all(new[name].null_count == len(rows) for name in PREDICTIONS.added)
+    assert PREDICTIONS.upgraded(new, where="x").equals(new)
+
+
+def test_the_version_of_data_is_found_out():
+    """A file that names its version would be held to another, or one of a later release be misread in silence."""
+    unnamed = pa.schema([field.remove_metadata() for field in PREDICTIONS_V1.schema])
+    assert PREDICTIONS.version_of(unnamed, where="x") is PREDICTIONS_V1
+    assert PREDICTIONS.version_of(PREDICTIONS.schema, where="x") is PREDICTIONS
+    later = PREDICTIONS.schema.with_metadata({NAME_KEY: b"predictions", VERSION_KEY: b"3"})
+    with pytest.raises(ContractError, match="here: contract predictions v3 is unknown here, the latest known is v2"):
+        PREDICTIONS.version_of(later, where="here")
+    with pytest.raises(ContractError, match="field 'decision_thresholds' of contract predictions v2 is missing"):
+        PREDICTIONS.version_of(PREDICTIONS_V1.schema.with_metadata(PREDICTIONS.schema.metadata), where="x")
+    with pytest.raises(ContractError, match="field 'label' of contract predictions v2 is missing"):
+        PREDICTIONS.version_of(unnamed.remove(unnamed.get_field_index("label")), where="x")
 
 
 def test_every_reject_reason_is_in_the_description():

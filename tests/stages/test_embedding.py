@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpora import SMALL_CHUNKS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from corpora import SMALL_CHUNKS
 from stores import (
     counting_encoder,
     embed_missing,

@@ -3,12 +3,9 @@
 Never commits: until a snapshot names them, the files are nobody's.
 """
 
-import re
-import uuid
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import (
     compute_statistics_plan,
@@ -19,14 +16,10 @@ from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.table import Table
 from pyiceberg.typedef import Record
 
+from robert_pipeline.storage.warehouse.data_files import FILE_BYTES, file_name, new_attempt, write_groups
 from robert_pipeline.storage.warehouse.iceberg_schema import file_schema
-from robert_pipeline.storage.warehouse.sink import row_groups
+from robert_pipeline.storage.warehouse.rows import row_groups
 from schemas import Contract
-
-FILE_BYTES = 256 << 20
-"""A new file is begun after this many bytes on disk."""
-
-LONGEST_SLUG = 60
 
 
 def write_files(
@@ -42,13 +35,10 @@ def write_files(
     groups = row_groups(batches)
     written: list[DataFile] = []
     begun: list[str] = []
-    # A name of its own for every attempt: two writers of one commit key must not touch each other's files.
-    attempt = uuid.uuid4().hex
+    attempt = new_attempt()
     try:
         for group in groups:
-            path = table.location_provider().new_data_location(
-                f"{_slug(partition)}-{attempt}-{len(written):05d}.parquet"
-            )
+            path = table.location_provider().new_data_location(file_name(partition, len(written), attempt))
             begun.append(path)
             written.append(_write_file(table, schema, partition, path, group, groups, file_bytes))
     except BaseException:
@@ -68,15 +58,7 @@ def _write_file(
 ) -> DataFile:
     output = table.io.new_output(path)
     with output.create(overwrite=False) as stream:
-        # Page checksums: most bit flips in a Parquet file otherwise give wrong values without a word.
-        with pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer:
-            writer.write_table(first.cast(schema), row_group_size=first.num_rows)
-            while stream.tell() < file_bytes:
-                group = next(rest, None)
-                if group is None:
-                    break
-                writer.write_table(group.cast(schema), row_group_size=group.num_rows)
-        metadata = writer.writer.metadata
+        metadata = write_groups(stream, schema, first, rest, file_bytes=file_bytes)
     statistics = data_file_statistics_from_parquet_metadata(
         parquet_metadata=metadata,
         stats_columns=compute_statistics_plan(table.schema(), table.properties),
@@ -103,8 +85,3 @@ def remove_files(io: FileIO, paths: Iterable[str]) -> None:
             io.delete(path)
         except OSError:
             continue
-
-
-def _slug(partition: str) -> str:
-    """What a person can recognise of the partition, in characters that every file system and URI allows."""
-    return re.sub(r"[^A-Za-z0-9=._-]+", "_", partition)[:LONGEST_SLUG]

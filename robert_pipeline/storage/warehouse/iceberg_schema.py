@@ -20,6 +20,7 @@ from pyiceberg.types import (
 )
 
 from robert_pipeline.errors import WarehouseError
+from robert_pipeline.storage.warehouse.columns import TableColumn, missing_columns, someone_elses
 from schemas import Contract
 from schemas.contract import DESCRIPTION_KEY
 
@@ -83,25 +84,21 @@ def partition_spec(schema: Schema) -> PartitionSpec:
     )
 
 
-def refuse_foreign(contract: Contract, schema: Schema, spec: PartitionSpec, *, where: str) -> None:
-    """Raise WarehouseError, naming the column, unless columns, types and partitioning are the contract's."""
-    fix = "Someone else made this table: choose another warehouse.namespace, or drop the table"
-    wanted = iceberg_schema(contract)
-    found = {field.name: field for field in schema.fields}
-    for field in wanted.fields:
-        actual = found.pop(field.name, None)
-        if actual is None:
-            raise WarehouseError(f"{where} has no column '{field.name}'", fix=fix)
-        if _shape(actual.field_type) != _shape(field.field_type) or actual.required != field.required:
-            need = f"{_shape(field.field_type)}{' required' if field.required else ''}"
-            have = f"{_shape(actual.field_type)}{' required' if actual.required else ''}"
-            raise WarehouseError(f"column '{field.name}' of {where} is {have}, robert needs {need}", fix=fix)
-    for name, actual in found.items():
-        if actual.required:
-            raise WarehouseError(f"{where} has a required column '{name}' that robert does not know", fix=fix)
+def compare(contract: Contract, schema: Schema, spec: PartitionSpec, *, where: str) -> list[str]:
+    """Names of the columns the table still has to be given.
+
+    Raises WarehouseError, naming the column, unless columns, types and partitioning are the contract's.
+    """
+    fix = someone_elses("warehouse.namespace")
+    missing = missing_columns(contract, _columns(iceberg_schema(contract)), _columns(schema), where=where, fix=fix)
     sources = [schema.find_column_name(field.source_id) for field in spec.fields]
     if sources != ["partition"] or not isinstance(spec.fields[0].transform, IdentityTransform):
         raise WarehouseError(f"{where} is not partitioned by identity of column 'partition'", fix=fix)
+    return missing
+
+
+def _columns(schema: Schema) -> dict[str, TableColumn]:
+    return {field.name: TableColumn(shape=_shape(field.field_type), required=field.required) for field in schema.fields}
 
 
 def _shape(dtype: IcebergType) -> str:

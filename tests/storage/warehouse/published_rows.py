@@ -33,13 +33,15 @@ def prediction_row(partition, doc_id, head="head-a", **changes):
         "code_version": "0.1.0",
         "run_id": "run-1",
         "scored_at": SCORED_AT,
+        "decision_thresholds": [("sport", 0.5), ("tech", 0.5)],
+        "review_thresholds": [("sport", 0.6), ("tech", 0.0)],
     }
     return row | changes
 
 
-def predictions(partition, count, head="head-a", first=0, **changes):
+def predictions(partition, count, head="head-a", first=0, contract=PREDICTIONS, **changes):
     rows = [prediction_row(partition, f"doc-{i}", head, **changes) for i in range(first, first + count)]
-    return pa.RecordBatch.from_pylist(rows, schema=PREDICTIONS.schema)
+    return pa.RecordBatch.from_pylist(rows, schema=contract.schema)
 
 
 def rejects(partition, count):

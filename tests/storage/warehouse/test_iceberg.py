@@ -83,7 +83,7 @@ def test_writers_that_lost_the_race_leave_no_files(sink, folder, publisher):
     warehouse = Warehouse(uri=str(folder))
     sink.replace_partition("predictions", "other", [predictions("other", 1)], "a")
     writers = [publisher(warehouse, "replace", "p", "one-key", 50, "h") for _ in range(4)]
-    assert sorted(writer.communicate()[0].strip() for writer in writers) == ["already_committed"] * 3 + ["committed"]
+    assert sorted(writer.finished() for writer in writers) == ["already_committed"] * 3 + ["committed"]
     assert len(list(folder.rglob("*.parquet"))) == 2
 
 
@@ -100,8 +100,7 @@ def test_kill_around_the_commit(sink, folder, publisher, place, committed):
     """A process killed at the worst moment would leave a table that is neither old nor new."""
     sink.replace_partition("predictions", "p", [predictions("p", 3)], "a")
     writer = publisher(Warehouse(uri=str(folder)), "die_at", place, "p", "b")
-    writer.communicate()
-    assert writer.returncode == -signal.SIGKILL
+    assert writer.ended()[0] == -signal.SIGKILL
     assert sink.read("predictions").read_all().num_rows == (5 if committed else 3)
     rerun = sink.replace_partition("predictions", "p", [predictions("p", 5, "killed")], "b")
     assert rerun is (Commit.ALREADY_COMMITTED if committed else Commit.COMMITTED)
@@ -114,8 +113,7 @@ def test_kill_while_the_table_is_made(folder, publisher, first):
     """A first run killed at birth would leave a warehouse in which no table can be made."""
     place = f"{first}=pyiceberg.catalog.sql:SqlCatalog._write_metadata"
     writer = publisher(Warehouse(uri=str(folder)), "die_at", place, "p", "b")
-    writer.communicate()
-    assert writer.returncode == -signal.SIGKILL
+    assert writer.ended()[0] == -signal.SIGKILL
     sink = open_warehouse(Warehouse(uri=str(folder)))
     assert sink.commit_keys("predictions") == {}
     assert sink.replace_partition("predictions", "p", [predictions("p", 5)], "b") is Commit.COMMITTED

@@ -1,28 +1,42 @@
-"""A process that publishes, run by the tests: python writer.py WAREHOUSE_JSON ACTION ARGUMENTS..."""
+"""What a publishing process does, run by the tests in processes of their own: `run(warehouse, action, arguments)`."""
 
-import json
+import importlib
+import inspect
 import os
 import resource
 import signal
-import sys
 import time
+import traceback
 
 from published_rows import predictions
 
 from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import WarehouseError
 from robert_pipeline.storage.warehouse import open_warehouse
+from robert_pipeline.storage.warehouse.sink import Upkeep
+
+# Loaded once, by the process that all writers are forked from; none of them starts a thread when imported.
+for module in ("iceberg", "iceberg_upkeep", "delta", "parquet", "postgres", "duckdb_file"):
+    importlib.import_module(f"robert_pipeline.storage.warehouse.{module}")
+
+said = None
 
 
-def say(text):
-    """Tell the parent at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+def run(warehouse, action, arguments, pipe):
+    """Do one action; what it says goes through the pipe, and so does the traceback of an error."""
+    global said
+    said = pipe.send
+    actions = {f.__name__: f for f in (replace, hang, die_at, churn, fill_disk, maintain, die_maintaining)}
+    try:
+        actions[action](open_warehouse(Warehouse(**warehouse)), *arguments)
+    except BaseException:
+        pipe.send(traceback.format_exc())
+        raise
 
 
 def replace(sink, partition, key, rows, head):
-    """Publish `rows` rows and print what became of it."""
-    say(sink.replace_partition("predictions", partition, [predictions(partition, int(rows), head)], key))
+    """Publish `rows` rows and say what became of it."""
+    said(str(sink.replace_partition("predictions", partition, [predictions(partition, int(rows), head)], key)))
 
 
 def hang(sink, partition, key):
@@ -31,18 +45,20 @@ def hang(sink, partition, key):
     def rows():
         for i in range(4):
             yield predictions(partition, 40_000, "killed", first=40_000 * i)
-        say("writing")
+        said("writing")
         time.sleep(600)
 
     sink.replace_partition("predictions", partition, rows(), key)
 
 
-def die_at(sink, place, partition, key):
-    """Publish, and be killed before or after the first run of a method: `after=module:Class.method`."""
+def make_deadly(place):
+    """Let the first run of a function kill this process, `before=module:name` or `after=module:[Class.]name`."""
     when, _, name = place.partition("=")
     module, _, path = name.partition(":")
-    owner_name, method_name = path.split(".")
-    owner = getattr(__import__(module, fromlist=["_"]), owner_name)
+    owner_name, _, method_name = path.rpartition(".")
+    owner = importlib.import_module(module)
+    owner = getattr(owner, owner_name) if owner_name else owner
+    static = isinstance(inspect.getattr_static(owner, method_name), staticmethod)
     method = getattr(owner, method_name)
 
     def deadly(*args, **kwargs):
@@ -50,7 +66,12 @@ def die_at(sink, place, partition, key):
             method(*args, **kwargs)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(owner, method_name, staticmethod(deadly) if method_name == "_write_metadata" else deadly)
+    setattr(owner, method_name, staticmethod(deadly) if static else deadly)
+
+
+def die_at(sink, place, partition, key):
+    """Publish, and be killed at a place, as `make_deadly` takes it."""
+    make_deadly(place)
     sink.replace_partition("predictions", partition, [predictions(partition, 5, "killed")], key)
 
 
@@ -58,21 +79,28 @@ def churn(sink, partition, rounds, rows):
     """Replace a partition again and again, each time by rows of another head."""
     for i in range(int(rounds)):
         sink.replace_partition("predictions", partition, [predictions(partition, int(rows), f"head-{i}")], f"key-{i}")
-    say("done")
+    said("done")
 
 
 def fill_disk(sink, partition, key, file_bytes):
-    """Publish where no file may grow beyond `file_bytes`, as on a full disk; print the error."""
+    """Publish where no file may grow beyond `file_bytes`, as on a full disk; say the error."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(file_bytes), int(file_bytes)))
     noise = [predictions(partition, 2_000, os.urandom(200).hex(), first=2_000 * i) for i in range(50)]
     try:
         sink.replace_partition("predictions", partition, noise, key)
     except WarehouseError as error:
-        say(f"refused: {error}")
+        said(f"refused: {error}")
 
 
-if __name__ == "__main__":
-    _, config, action, *arguments = sys.argv
-    actions = {f.__name__: f for f in (replace, hang, die_at, churn, fill_disk)}
-    actions[action](open_warehouse(Warehouse(**json.loads(config))), *arguments)
+def maintain(sink, rounds):
+    """Clean up again and again, as hard as is allowed beside writers."""
+    for _ in range(int(rounds)):
+        sink.maintain("predictions", Upkeep(keep_days=0, stray_hours=1), dry_run=False)
+    said("done")
+
+
+def die_maintaining(sink, place):
+    """Clean up, and be killed at a place, as `make_deadly` takes it."""
+    make_deadly(place)
+    sink.maintain("predictions", Upkeep(keep_days=0, stray_hours=0), dry_run=False)

@@ -1,0 +1,309 @@
+"""Run a transformers model over sequences that lie one after the other, without padding between them.
+
+The model's code stays transformers': its attention is exchanged through AttentionInterface for one that keeps sequences
+apart, and its positions are given. Whether a model can run so is found by trying (`agrees`), never assumed.
+
+Axes: N tokens of all sequences, B sequences, A heads, E values of a head, D hidden.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ATTENTION_NAME = "robert_packed"
+TRIAL_LENGTHS = (131, 7, 200, 64, 1, 180)
+MIN_COSINE = 0.999
+"""Between a token's vector packed and padded; bfloat16 alone keeps 0.9999."""
+
+
+class AttentionKernel(Protocol):
+    """Softmax attention within each of several packed sequences, with its gradient; see robert_pipeline.native."""
+
+    def forward(
+        self, q_NAE: Tensor, k_NAE: Tensor, v_NAE: Tensor, starts: Tensor, scale: float, *, with_sums: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Output (N, A, E), and what `backward` needs."""
+        ...
+
+    def backward(
+        self,
+        q_NAE: Tensor,
+        k_NAE: Tensor,
+        v_NAE: Tensor,
+        out_NAE: Tensor,
+        sums_AN: Tensor,
+        grad_NAE: Tensor,
+        starts: Tensor,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of q, k and v."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenBatch:
+    """Token ids of several sequences with their special tokens, one after the other."""
+
+    token_ids: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    """(B + 1,): sequence b is token_ids[starts[b] : starts[b + 1]]."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths_B(self) -> NDArray[np.int64]:  # noqa: N802
+        """Tokens of each sequence, special tokens included."""
+        return np.diff(self.starts)
+
+    @classmethod
+    def of(cls, sequences: "Sequence[NDArray[np.integer[Any]]]") -> "TokenBatch":
+        """Pack separate sequences."""
+        lengths = [len(sequence) for sequence in sequences]
+        return cls(
+            token_ids=np.concatenate([np.empty(0, np.int64), *sequences]).astype(np.int64),
+            starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        )
+
+    def positions(self) -> NDArray[np.int64]:
+        """Position of each token in its sequence, from 0 (N,)."""
+        return np.arange(len(self.token_ids)) - np.repeat(self.starts[:-1], self.lengths_B)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Packing:
+    """What the attention needs to know of a batch; travels through the model's keyword arguments."""
+
+    starts: Tensor
+    longest: int
+    kernel: AttentionKernel | None
+    """None: the device's own variable-length attention (CUDA)."""
+
+
+def token_states(
+    model: "PreTrainedModel", *, pad_id: int, kernel: "AttentionKernel | None"
+) -> "tuple[Callable[[TokenBatch], Tensor], str]":
+    """The fastest way to this model's hidden states (N, D) on its device, and its name. Differentiable.
+
+    Packed where the model computes in bfloat16, an attention for it is at hand, and trial sequences agree; else padded.
+    """
+    padded = PaddedModel(model, pad_id=pad_id)
+    device, precision = model.device.type, str(model.dtype).removeprefix("torch.")
+    if precision == "bfloat16" and (device == "cuda" or kernel is not None):
+        packed = PackedModel(model, kernel if device == "cpu" else None, first_position=first_position(model))
+        if agrees(packed, padded):
+            return packed, f"{precision}, packed without padding"
+    return padded, f"{precision}, padded"
+
+
+class PackedModel:
+    """A model prepared for packed batches. Also answers padded ones."""
+
+    def __init__(self, model: "PreTrainedModel", kernel: AttentionKernel | None, *, first_position: int) -> None:
+        register_attention()
+        model.set_attn_implementation(ATTENTION_NAME)
+        self.model = model
+        self.kernel = kernel
+        self.first_position = first_position
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """Hidden states of every token (N, D), in the model's dtype, on its device."""
+        device = self.model.device
+        positions = {}
+        if self._takes_positions:
+            positions["position_ids"] = _on(device, batch.positions()[None] + self.first_position)
+        starts = torch.from_numpy(batch.starts)
+        packing = Packing(
+            starts=starts if device.type == "cpu" else starts.to(device, torch.int32),
+            longest=int(batch.lengths_B.max()),
+            kernel=self.kernel,
+        )
+        output = self.model(input_ids=_on(device, batch.token_ids[None]), packing=packing, **positions)
+        hidden_ND: Tensor = output.last_hidden_state[0]
+        return hidden_ND
+
+
+def _on(device: torch.device, values: NDArray[np.int64]) -> Tensor:
+    tensor = torch.from_numpy(values)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def first_position(model: "PreTrainedModel") -> int:
+    """Position of a sequence's first token: RoBERTa and its kin count from the padding id on."""
+    for name, module in model.named_modules():
+        padding_id = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and isinstance(padding_id, int):
+            return padding_id + 1
+    return 0
+
+
+def agrees(packed: PackedModel, padded: "PaddedModel") -> bool:
+    """Whether the packed model gives every token the vector that the padded one gives it.
+
+    Tried on made-up sequences of several lengths, together longer than most models read at once.
+    """
+    vocabulary = int(packed.model.config.vocab_size)
+    random = np.random.default_rng(0)
+    longest = int(getattr(packed.model.config, "max_position_embeddings", 0)) or max(TRIAL_LENGTHS)
+    lengths = [min(longest - packed.first_position, n) for n in TRIAL_LENGTHS]
+    batch = TokenBatch.of([random.integers(min(1000, vocabulary // 2), vocabulary, n) for n in lengths])
+    try:
+        with torch.inference_mode():
+            ours_ND, theirs_ND = packed(batch).float(), padded(batch).float()
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, NotImplementedError):
+        return False  # models of many kinds refuse in many ways
+    return bool(torch.cosine_similarity(ours_ND, theirs_ND, dim=1).min() >= MIN_COSINE)
+
+
+class PaddedModel:
+    """The plain way, for every model and device: a rectangle of tokens and a mask where it has holes."""
+
+    def __init__(self, model: "PreTrainedModel", *, pad_id: int) -> None:
+        self.model = model
+        self._pad_id = pad_id
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """Hidden states of every token (N, D), padding taken out."""
+        device = self.model.device
+        lengths_B = batch.lengths_B
+        real_BT = np.arange(int(lengths_B.max())) < lengths_B[:, None]
+        ids_BT = np.full(real_BT.shape, self._pad_id, np.int64)
+        ids_BT[real_BT] = batch.token_ids
+        if real_BT.all():  # most batches: equally long chunks need no mask
+            hidden_BTD = self.model(input_ids=_on(device, ids_BT)).last_hidden_state
+            flat_ND: Tensor = hidden_BTD.flatten(0, 1)
+            return flat_ND
+        mask_BT = torch.from_numpy(real_BT).to(device)
+        hidden_BTD = self.model(input_ids=_on(device, ids_BT), attention_mask=mask_BT).last_hidden_state
+        kept_ND: Tensor = hidden_BTD.flatten(0, 1)[_on(device, np.flatnonzero(real_BT))]
+        return kept_ND
+
+
+def register_attention() -> None:
+    """Make the packed attention known to transformers; again is nothing."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, _attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, sdpa_mask)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    packing: Packing | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """In transformers' form: (1, A, N, E) in, (1, N, A, E) out. Dropout on attention weights is not offered packed."""
+    if packing is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
+    q_NAE, k_NAE, v_NAE = (x[0].transpose(0, 1) for x in (query, key, value))
+    scale = float(q_NAE.shape[2] ** -0.5 if scaling is None else scaling)
+    window = others.get("sliding_window")
+    if packing.kernel is None:
+        return _cuda_attention(q_NAE, k_NAE, v_NAE, packing, scale, window)[None], None
+    if window is not None:
+        raise NotImplementedError("a sliding window")
+    if torch.is_grad_enabled() and q_NAE.requires_grad:
+        out_NAE: Tensor = _with_gradient(q_NAE, k_NAE, v_NAE, packing.starts, scale, packing.kernel)
+    else:
+        out_NAE, _ = packing.kernel.forward(q_NAE, k_NAE, v_NAE, packing.starts, scale, with_sums=False)
+    return out_NAE[None], None
+
+
+def _cuda_attention(
+    q_NAE: Tensor, k_NAE: Tensor, v_NAE: Tensor, packing: Packing, scale: float, window: int | None
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    out_NAE = varlen_attn(
+        q_NAE,
+        k_NAE,
+        v_NAE,
+        packing.starts,
+        packing.starts,
+        packing.longest,
+        packing.longest,
+        scale=scale,
+        # transformers' window counts the token itself.
+        window_size=(-1, -1) if window is None else (window - 1, window - 1),
+    )
+    assert isinstance(out_NAE, Tensor)  # noqa: S101 - a tuple only where more is asked for
+    return out_NAE
+
+
+class _KernelAttention(torch.autograd.Function):
+    """The kernel with its gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_NAE: Tensor, k_NAE: Tensor, v_NAE: Tensor, starts: Tensor, scale: float, kernel: AttentionKernel
+    ) -> Tensor:
+        out_NAE, sums_AN = kernel.forward(q_NAE, k_NAE, v_NAE, starts, scale, with_sums=True)
+        ctx.save_for_backward(q_NAE, k_NAE, v_NAE, out_NAE, sums_AN, starts)
+        ctx.scale, ctx.kernel = scale, kernel
+        return out_NAE
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        q_NAE, k_NAE, v_NAE, out_NAE, sums_AN, starts = ctx.saved_tensors
+        found = ctx.kernel.backward(q_NAE, k_NAE, v_NAE, out_NAE, sums_AN, grads[0], starts, ctx.scale)
+        return (*found, None, None, None)
+
+
+_with_gradient: Callable[..., Tensor] = _KernelAttention.apply
+
+
+class _PrepackedLinear(nn.Module):
+    """A linear map whose weights oneDNN has arranged once, with the activation that follows in the same pass."""
+
+    def __init__(self, linear: nn.Linear, *, activation: str, batch_tokens: int) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), batch_tokens)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self._activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As nn.Linear, then the activation."""
+        algorithm = "none" if self._activation == "gelu" else ""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self._activation, [], algorithm)
+        return out
+
+
+def prepack_linears(model: nn.Module, *, batch_tokens: int) -> bool:
+    """Exchange a CPU model's linear maps for prepacked ones, for inference only; False where torch cannot.
+
+    A GELU right behind a linear map (BERT's `intermediate`) is computed with it.
+    """
+    if not all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
+        return False
+    for module in list(model.modules()):
+        dense = getattr(module, "dense", None)
+        if type(dense) is nn.Linear and type(getattr(module, "intermediate_act_fn", None)).__name__ == "GELUActivation":
+            module.dense = _PrepackedLinear(dense, activation="gelu", batch_tokens=batch_tokens)
+            module.intermediate_act_fn = nn.Identity()
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear:
+                setattr(module, name, _PrepackedLinear(child, activation="none", batch_tokens=batch_tokens))
+    return True

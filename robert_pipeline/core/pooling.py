@@ -1,0 +1,33 @@
+"""From the hidden states of packed tokens to one vector a sequence. Axes: N tokens, B sequences, D hidden."""
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from robert_pipeline.core.packed_model import TokenBatch
+from robert_pipeline.errors import EncoderError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Pooled = Literal["cls", "mean", "pooler"]
+
+
+def pool(hidden_ND: Tensor, batch: TokenBatch, pooling: Pooled, model: "PreTrainedModel") -> Tensor:
+    """Vectors (B, D): the first token's state, the mean over tokens (in float32), or what the model's pooler makes.
+
+    Raises EncoderError where a pooler is asked for and the model has none.
+    """
+    device = hidden_ND.device
+    if pooling == "mean":
+        lengths_B = torch.from_numpy(batch.lengths_B).to(device)
+        return torch.segment_reduce(hidden_ND.float(), "mean", lengths=lengths_B, axis=0, unsafe=True)
+    first_BD = hidden_ND[torch.from_numpy(batch.starts[:-1]).to(device)]
+    if pooling == "cls":
+        return first_BD
+    pooler = getattr(model, "pooler", None)
+    if pooler is None:
+        raise EncoderError("this encoder has no pooler", fix="Use pooling 'mean' or 'cls'")
+    pooled_BD: Tensor = pooler(first_BD[:, None])
+    return pooled_BD

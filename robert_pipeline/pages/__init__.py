@@ -1,0 +1,1 @@
+"""Values in, self-contained HTML pages out: no script, no outside resource, light and dark. Opens nothing."""

@@ -1,0 +1,70 @@
+"""An encoder ready to run, on the fastest device of this machine."""
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from robert_pipeline.config import Chunking, EncoderSource
+from robert_pipeline.errors import ConfigError
+from robert_pipeline.storage.encoders.checkpoint import load_checkpoint
+from robert_pipeline.storage.encoders.identity import EncoderIdentity, identify_encoder
+
+if TYPE_CHECKING:
+    from robert_pipeline.core.encoder import Encoder
+    from robert_pipeline.core.tokenize import Tokenizer
+    from robert_pipeline.native.attention import PackedAttention
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedEncoder:
+    """An encoder ready to run, with its tokenizer."""
+
+    identity: EncoderIdentity
+    encoder: "Encoder"
+    tokenizer: "Tokenizer"
+    max_chunk_tokens: int
+    """Longest chunk the model takes, special tokens not counted."""
+
+    def check_fits(self, chunking: Chunking) -> None:
+        """Raise ConfigError where chunks are longer than the model reads."""
+        if chunking.chunk_tokens > self.max_chunk_tokens:
+            raise ConfigError(
+                f"chunking.chunk_tokens is {chunking.chunk_tokens}, but encoder {self.identity.folder} reads at most "
+                f"{self.max_chunk_tokens} beside its {len(self.tokenizer.frame)} special tokens",
+                fix=f"Give --chunk-tokens {self.max_chunk_tokens} or less",
+            )
+
+
+def load_encoder(source: EncoderSource) -> LoadedEncoder:
+    """Load model and tokenizer onto the CUDA device where there is one, else the CPU. Raises EncoderError."""
+    import torch
+
+    from robert_pipeline.core.encoder import Encoder
+
+    checkpoint = load_checkpoint(identify_encoder(source))
+    return LoadedEncoder(
+        identity=checkpoint.identity,
+        encoder=Encoder(
+            checkpoint.model,
+            pooling=checkpoint.identity.pooling,
+            pad_id=checkpoint.pad_id,
+            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            kernel=attention_kernel(),
+        ),
+        tokenizer=checkpoint.tokenizer,
+        max_chunk_tokens=checkpoint.max_chunk_tokens,
+    )
+
+
+def attention_kernel() -> "PackedAttention | None":
+    """The compiled attention, None where there can be none here."""
+    from robert_pipeline.native.attention import packed_attention
+    from robert_pipeline.native.build import NativeUnavailable
+
+    try:
+        return packed_attention()
+    except NativeUnavailable as reason:
+        log.info("no compiled attention: %s", reason)
+        return None

@@ -1,0 +1,212 @@
+"""Fine-tuning a tiny encoder: it learns, it can be gone on with, and it ends well when things go wrong."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from robert_pipeline.config import Chunking
+from robert_pipeline.core.chunk import cut
+from robert_pipeline.core.finetune import loop
+from robert_pipeline.core.finetune.config import FinetuneConfig
+from robert_pipeline.core.finetune.loop import ChunkedDocuments, Finetuning, TrainingState, Watchers
+from robert_pipeline.core.framing import Frame
+from robert_pipeline.errors import ConfigError, TrainingError
+
+VOCABULARY = 60
+DOCUMENTS = 48
+LEARN, HELD_OUT = np.arange(0, 36), np.arange(36, DOCUMENTS)
+CONFIG = FinetuneConfig(
+    epochs=6,
+    learning_rate=3e-3,
+    classifier_learning_rate=1e-2,
+    dropout=0.0,
+    step_tokens=200,
+    batch_tokens=100,
+    train_embeddings=True,
+)
+
+
+def documents(*, multilabel=False):
+    """Documents of 5 to 60 tokens; in those of class 1 token 7 stands everywhere, in the others token 8."""
+    random = np.random.default_rng(0)
+    targets = np.arange(DOCUMENTS) % 2
+    counts = random.integers(5, 60, DOCUMENTS)
+    texts = [
+        np.where(random.random(count) < 0.4, 7 + target, random.integers(10, VOCABULARY, count))
+        for count, target in zip(counts, targets, strict=True)
+    ]
+    return ChunkedDocuments(
+        token_ids=np.concatenate(texts).astype(np.int32),
+        spans=cut(counts.astype(np.int64), Chunking(chunk_tokens=20, overlap_tokens=5)),
+        first_token_B=np.cumsum(counts) - counts,
+        frame=Frame(prefix_ids=np.array([1], np.int32), suffix_ids=np.array([2], np.int32)),
+        targets=np.stack([targets == 0, targets == 1], axis=1) if multilabel else targets,
+    )
+
+
+def encoder(seed=0):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    return BertModel(BertConfig(vocab_size=VOCABULARY, max_position_embeddings=64, **sizes))
+
+
+def finetuning(config=CONFIG, *, data=None, model=None):
+    return Finetuning(
+        model or encoder(), data or documents(), config, label_count=2, pooling="mean", pad_id=0, kernel=None
+    )
+
+
+class KilledError(Exception):
+    pass
+
+
+def replace(config, **changes):
+    return FinetuneConfig(**{**{name: getattr(config, name) for name in config.__dataclass_fields__}, **changes})
+
+
+@pytest.mark.parametrize("multilabel", [False, True], ids=["classes", "labels"])
+def test_the_encoder_learns(multilabel):
+    """Fine-tuning would leave the encoder no better than it found it."""
+    steps = []
+    training = finetuning(data=documents(multilabel=multilabel))
+    done = training.run(LEARN, HELD_OUT, watchers=Watchers(on_step=steps.append))
+    assert done.best.accuracy >= 0.9
+    assert done.best.loss < done.history[0].loss
+    assert steps[-1].step == steps[-1].steps == done.steps
+    assert not done.diverged
+
+
+def test_two_runs_with_one_seed_give_the_same_weights():
+    """A result could not be reproduced."""
+    once, again = (finetuning().run(LEARN, HELD_OUT).weights for _ in range(2))
+    for name, tensor in once.items():
+        assert torch.equal(tensor, again[name]), name
+
+
+def test_a_killed_run_goes_on_where_it_was():
+    """A crash after hours would cost all of them, or the run that goes on would come to another end."""
+    whole = finetuning().run(LEARN, HELD_OUT)
+    kept = []
+
+    def keep(state):
+        kept.append(state)
+        if len(kept) == 9:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        finetuning().run(LEARN, HELD_OUT, watchers=Watchers(on_state=keep, state_seconds=0))
+    assert 0 < kept[-1].step < whole.steps
+    seen = []
+    resumed = finetuning(model=encoder(seed=5)).run(
+        LEARN, HELD_OUT, state=kept[-1], watchers=Watchers(on_step=seen.append)
+    )
+    assert seen[0].step == kept[-1].step + 1
+    assert resumed.history == whole.history
+    for name, tensor in whole.weights.items():
+        torch.testing.assert_close(tensor, resumed.weights[name], rtol=0, atol=1e-6)
+
+
+def test_the_best_weights_are_kept():
+    """The encoder would be the one that has overfitted last, not the one that did best."""
+    config = replace(CONFIG, epochs=3, learning_rate=0.05, patience=99)
+    training = finetuning(config)
+    done = training.run(LEARN, HELD_OUT)
+    assert done.best == min(done.history, key=lambda evaluation: evaluation.loss)
+    training._workers = loop.Workers(torch.device("cpu"))
+    logits = torch.from_numpy(training.logits(HELD_OUT))
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(documents().targets[HELD_OUT]))
+    assert float(loss) == pytest.approx(done.best.loss, abs=1e-4)
+
+
+def test_it_stops_when_nothing_gets_better():
+    """Hours would be spent on making the encoder worse."""
+    done = finetuning(replace(CONFIG, epochs=50, patience=2, learning_rate=0.02)).run(LEARN, HELD_OUT)
+    after_the_best = [evaluation for evaluation in done.history if evaluation.step > done.best.step]
+    assert len(after_the_best) == 2
+
+
+@pytest.mark.parametrize("evaluated", [True, False], ids=["after an evaluation", "before the first"])
+def test_a_loss_that_is_no_number_ends_it(evaluated, monkeypatch):
+    """A diverged encoder would be written as if it were the best."""
+    steps = training_steps()
+    real, calls = loop.step_gradients, []
+
+    def poisoned(*arguments, **others):
+        found = real(*arguments, **others)
+        calls.append(1)
+        if len(calls) > (30 if evaluated else 0):
+            for gradient in found.of:
+                gradient.fill_(float("nan"))
+        return found
+
+    monkeypatch.setattr(loop, "step_gradients", poisoned)
+    training = finetuning()
+    if not evaluated:
+        with pytest.raises(TrainingError, match="not a number"):
+            training.run(LEARN, HELD_OUT)
+        return
+    done = training.run(LEARN, HELD_OUT)
+    assert done.diverged
+    assert done.steps < steps
+    assert all(torch.isfinite(tensor).all() for tensor in done.weights.values())
+
+
+def training_steps():
+    counted = []
+    finetuning().run(LEARN, np.empty(0, np.int64), watchers=Watchers(on_step=counted.append))
+    return counted[-1].steps
+
+
+def test_out_of_memory_halves_the_batch(monkeypatch):
+    """A run would die of one batch that did not fit."""
+    real, sizes = loop.step_gradients, []
+
+    def cramped(vectors, classifier, parameters, parts, workers, **others):
+        sizes.append(max(len(part.tokens.token_ids) for part in parts))
+        if sizes[-1] > 60:
+            raise torch.OutOfMemoryError("no")
+        return real(vectors, classifier, parameters, parts, workers, **others)
+
+    monkeypatch.setattr(loop, "step_gradients", cramped)
+    states = []
+    finetuning().run(LEARN, HELD_OUT, watchers=Watchers(on_state=states.append))
+    assert sizes[0] > 60
+    assert max(sizes[3:]) <= 60
+    assert states[-1].batch_tokens < CONFIG.batch_tokens
+
+
+def test_frozen_parts_stay_as_they_are():
+    """What was asked to be left alone would be changed."""
+    model = encoder()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    config = replace(CONFIG, epochs=1, frozen_layers=1, train_embeddings=False)
+    done = finetuning(config, model=model).run(LEARN, HELD_OUT)
+    after = model.state_dict()
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert changed
+    assert all("layer.1." in name for name in changed)
+    assert all("layer.1." in name or name.startswith("classifier.") for name in done.weights)
+
+
+def test_lower_layers_learn_more_slowly():
+    """The decay of learning rates would be turned upside down, or applied to the classifier."""
+    rates = loop.MasterWeights(encoder(), torch.nn.Linear(32, 2), replace(CONFIG, layer_decay=0.5), with_pooler=False)
+    of = dict(zip(rates.names, rates._base_rates, strict=True))
+    top = of["encoder.encoder.layer.1.attention.self.query.weight"]
+    assert of["encoder.encoder.layer.0.attention.self.query.weight"] == pytest.approx(top / 2)
+    assert of["encoder.embeddings.word_embeddings.weight"] == pytest.approx(top / 4)
+    assert of["classifier.weight"] == CONFIG.classifier_learning_rate
+
+
+def test_going_on_from_the_beginning_is_a_fresh_run():
+    """A state that was written before the first step would stop the run that finds it."""
+    once = finetuning().run(LEARN, HELD_OUT, state=TrainingState())
+    assert once.steps == training_steps()
+
+
+@pytest.mark.parametrize("name", ["epochs", "learning_rate", "step_tokens", "dropout", "patience", "frozen_layers"])
+def test_a_senseless_setting_is_named(name):
+    """A run would fail hours later, in words of the framework."""
+    with pytest.raises(ConfigError, match=name):
+        FinetuneConfig(**{name: -1})
