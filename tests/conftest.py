@@ -103,6 +103,7 @@ def address(request, tmp_path):
     return f"s3://bucket/{tmp_path.parent.name}-{tmp_path.name}?endpoint_override={endpoint}&scheme=http"
 
 
+@pytest.fixture(scope="session")
 def project(tmp_path_factory, tiny_source):
     """Settings of a project whose labelled day is embedded and whose head is trained. Not to be changed."""
     from tests.projects import write_project

@@ -23,17 +23,24 @@ DIMENSION = 8
 SMALL_UNITS = Embedding(unit_bytes=400, block_bytes=200)
 
 
+def sequences_of(batch):
+    """The token ids of each sequence of a batch."""
+    return np.split(batch.token_ids, batch.starts[1:-1])
+
+
 class CountingEncoder:
     """Vectors that depend on nothing but the tokens; counts the sequences it is given."""
 
     dimension = DIMENSION
+    concurrency = 1
+    batch_tokens = 4_000
 
     def __init__(self):
         self.sequences = 0
 
-    def __call__(self, sequences):
-        self.sequences += len(sequences)
-        vectors = [[len(ids), *np.resize(ids % 997, DIMENSION - 1)] for ids in sequences]
+    def __call__(self, batch):
+        self.sequences += len(batch)
+        vectors = [[len(ids), *np.resize(ids % 997, DIMENSION - 1)] for ids in sequences_of(batch)]
         return np.array(vectors, np.float32) / 1000
 
 

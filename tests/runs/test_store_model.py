@@ -215,11 +215,8 @@ class StoreMachine(RuleBasedStateMachine):
             for text in TEXTS:
                 ids = self.tokenizer([text]).token_ids
                 spans = cut(np.array([len(ids)]), SMALL_CHUNKS)
-                sequences = [
-                    np.concatenate([self.tokenizer.prefix_ids, ids[start : start + count], self.tokenizer.suffix_ids])
-                    for start, count in zip(spans.start_N, spans.count_N, strict=True)
-                ]
-                _VECTORS[hash_of(text)] = CountingEncoder()(sequences).astype(np.float16).tolist()
+                batch = self.tokenizer.frame.batch(ids, spans.start_N, spans.count_N)
+                _VECTORS[hash_of(text)] = CountingEncoder()(batch).astype(np.float16).tolist()
         return _VECTORS
 
 

@@ -147,9 +147,9 @@ def test_a_text_that_nobody_can_store_is_rejected_everywhere(corpus, tmp_path, e
     original = encoder.encoder.__class__.__call__
 
     class Failing(encoder.encoder.__class__):
-        def __call__(self, sequences):
-            vectors = original(self, sequences)
-            vectors[[len(ids) > 15 for ids in sequences]] = np.nan
+        def __call__(self, batch):
+            vectors = original(self, batch)
+            vectors[batch.lengths_B > 15] = np.nan
             return vectors
 
     failing = counting_encoder(encoder.tokenizer)
@@ -208,7 +208,7 @@ def test_a_failing_encoder_leaves_nothing_behind(corpus, tmp_path, encoder):
     """A crash in the middle of a unit would leave half of it as if it were all."""
 
     class Broken(encoder.encoder.__class__):
-        def __call__(self, sequences):
+        def __call__(self, batch):
             raise RuntimeError("cuda is on fire")
 
     broken = counting_encoder(encoder.tokenizer)
