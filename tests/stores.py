@@ -157,6 +157,8 @@ def write_shard(store, *, unit_id="u" * 16, partition="p", documents=6, chunks=3
                     token_start_N=index_N * 10,
                     token_count_N=np.full(len(index_N), 12),
                     document_tokens_N=np.full(len(index_N), chunks * 10),
+                    token_ids=np.resize(np.arange(1000), 10 * len(index_N)),
+                    new_tokens_N=np.full(len(index_N), 10),
                     vectors_ND=rng.normal(size=(len(index_N), DIMENSION)).astype(np.float32),
                 )
             )

@@ -135,6 +135,7 @@ def _fresh_rows(
     good_N = good_B[spans.document_N]
     document_N = pa.array(spans.document_N[good_N])
     hashes = pa.array([document.text_hash for document in documents], pa.string()).take(document_N)
+    token_ids, new_tokens_N = embedded.new_tokens(good_N)
     rows = chunk_rows(
         schema,
         doc_ids=pa.array([document.doc_id for document in documents], pa.string()).take(document_N),
@@ -145,6 +146,8 @@ def _fresh_rows(
         token_start_N=spans.start_N[good_N],
         token_count_N=spans.count_N[good_N],
         document_tokens_N=embedded.token_counts_B[spans.document_N[good_N]],
+        token_ids=token_ids,
+        new_tokens_N=new_tokens_N,
         vectors_ND=embedded.vectors_ND if good_N.all() else embedded.vectors_ND[good_N],
     )
     problems = {

@@ -223,9 +223,14 @@ def chunk_rows(
     token_start_N: NDArray[np.int64],
     token_count_N: NDArray[np.int64],
     document_tokens_N: NDArray[np.int64],
+    token_ids: NDArray[np.int32],
+    new_tokens_N: NDArray[np.int64],
     vectors_ND: NDArray[np.float32],
 ) -> pa.Table:
-    """Rows of the embeddings contract; vectors are rounded to the schema's dtype."""
+    """Rows of the embeddings contract; vectors are rounded to the schema's dtype.
+
+    `token_ids` are those of all chunks, one after the other, `new_tokens_N` of each.
+    """
     vector_type = schema.field("vector").type
     dtype = np.float16 if pa.types.is_float16(vector_type.value_type) else np.float32
     values = pa.array(np.ascontiguousarray(vectors_ND, dtype).reshape(-1))
@@ -239,6 +244,11 @@ def chunk_rows(
             pa.array(token_start_N, pa.int64()),
             pa.array(token_count_N, pa.int32()),
             pa.array(document_tokens_N, pa.int64()),
+            pa.ListArray.from_arrays(
+                pa.array(np.concatenate([[0], np.cumsum(new_tokens_N)]), pa.int32()),
+                pa.array(token_ids, pa.int32()),
+                type=schema.field("token_ids").type,
+            ),
             pa.FixedSizeListArray.from_arrays(values, type=vector_type),
         ],
         schema=schema,
