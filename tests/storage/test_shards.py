@@ -51,7 +51,7 @@ def test_a_shard_without_documents_can_be_read(tmp_path):
 def test_vectors_are_byte_stream_split_and_compressed(tmp_path):
     """Shards would be a sixth larger."""
     path = write_shard(tmp_path)
-    column = pq.ParquetFile(tmp_path / path).metadata.row_group(0).column(8)
+    column = pq.ParquetFile(tmp_path / path).metadata.row_group(0).column(9)
     assert (column.path_in_schema, column.compression) == ("vector.list.element", "ZSTD")
     assert "BYTE_STREAM_SPLIT" in column.encodings
 
