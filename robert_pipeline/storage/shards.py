@@ -69,6 +69,8 @@ class ShardHeader:
     def from_json(cls, text: bytes) -> "ShardHeader":
         """Raises ValueError, KeyError or TypeError where the text is not a header."""
         values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("its header is not one")
         if values.pop("crc32") != zlib.crc32(_dump(values)):
             raise ValueError("its header is not the one that was written")
         values["counts"] = Counts(**values["counts"])

@@ -1,5 +1,6 @@
 """Embedding shards: what is written is read, what is damaged is found and named."""
 
+import contextlib
 import random
 
 import numpy as np
@@ -73,15 +74,15 @@ headers = st.builds(
 
 
 @given(headers, st.data())
-def test_a_header_comes_back_or_is_refused(header, data):
+def test_a_header_comes_back_as_it_was_or_is_refused(header, data):
     """A flipped digit would change the counts that a run reports."""
     text = header.to_json()
     assert ShardHeader.from_json(text) == header
     flipped = bytearray(text)
     bit = data.draw(st.integers(0, 8 * len(text) - 1))
     flipped[bit // 8] ^= 1 << bit % 8
-    with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):
-        ShardHeader.from_json(bytes(flipped))
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        assert ShardHeader.from_json(bytes(flipped)) == header  # \u001f and \u001F are the same character
 
 
 def test_one_flipped_bit_in_each_of_200_files_is_found_or_harmless(tmp_path):
