@@ -18,8 +18,6 @@ hypothesis.settings.load_profile("suite")
 
 ROOT = Path(__file__).parents[1]
 
-TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-
 
 @pytest.fixture(scope="session")
 def minilm_folder():
@@ -38,16 +36,11 @@ def minilm(minilm_folder):
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory, minilm_folder):
+def tiny_folder(tmp_path_factory):
     """A BERT of two narrow layers with random weights and MiniLM's tokenizer: quick where weights do not matter."""
-    import torch
-    from transformers import AutoTokenizer, BertConfig, BertModel
+    from tests.encoders import write_tiny_encoder
 
-    folder = tmp_path_factory.mktemp("encoders") / "tiny"
-    torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=30522, initializer_range=0.5, **TINY)).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(minilm_folder).save_pretrained(folder)
-    return folder
+    return write_tiny_encoder(tmp_path_factory.mktemp("encoders") / "tiny")
 
 
 @pytest.fixture(scope="session")
