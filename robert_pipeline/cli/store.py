@@ -89,7 +89,7 @@ def stats(store: StoreOption = None, config: ConfigOption = None) -> None:
             for item in report.encoders
         ],
     )
-    say(", ".join(f"{name} {megabytes(size)} MB" for name, size in report.bytes_of.items() if size) or "empty")
+    say(", ".join(f"{name} {megabytes(size)} MB" for name, size in report.bytes_of.items() if size))
     if report.unreadable:
         say(f"{report.unreadable} shards cannot be read: run `robert store verify`")
 

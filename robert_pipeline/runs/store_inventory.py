@@ -61,9 +61,9 @@ class StoreStats:
 
 
 def list_store(uri: str) -> list[PartitionListing]:
-    """The store's partitions, by key and name. Raises StoreError where it cannot be reached."""
+    """The store's partitions, by key and name. Raises StoreError where there is none, or it cannot be reached."""
     store = open_store(uri)
-    places = store.shards("embeddings", "predictions")
+    places = _some(store, store.shards("embeddings", "predictions"))
     scored: dict[tuple[str, str], dict[str, set[str]]] = {}
     for place in places:
         if place.kind == "predictions" and place.head is not None:
@@ -76,11 +76,11 @@ def list_store(uri: str) -> list[PartitionListing]:
 
 
 def store_stats(uri: str) -> StoreStats:
-    """Documents, chunks, bytes and reuse by encoder. Raises StoreError where the store cannot be reached."""
+    """Documents, chunks, bytes and reuse by encoder. Raises StoreError where there is none, or it cannot be reached."""
     store = open_store(uri)
     by_key: dict[str, list[tuple[ShardPlace, ShardHeader]]] = {}
     unreadable = 0
-    for place, header in read_headers(store, store.shards("embeddings")):
+    for place, header in read_headers(store, _some(store, store.shards("embeddings"))):
         if header is None:
             unreadable += 1
         else:
@@ -91,6 +91,12 @@ def store_stats(uri: str) -> StoreStats:
     return StoreStats(
         encoders=tuple(_stats(by_key[folder]) for folder in sorted(by_key)), bytes_of=bytes_of, unreadable=unreadable
     )
+
+
+def _some(store: Store, places: list[ShardPlace]) -> list[ShardPlace]:
+    if not places:
+        raise StoreError(f"store {store.files.describe()} holds no shards", fix="Name another with --store, or embed")
+    return places
 
 
 def read_headers(store: Store, places: Sequence[ShardPlace]) -> Iterator[tuple[ShardPlace, ShardHeader | None]]:
