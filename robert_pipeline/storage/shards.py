@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from robert_pipeline.core.terms import ChunkTokens
 from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.sealed import NAME_KEY, SealedWriter, SealError, open_sealed
@@ -88,6 +89,11 @@ class ChunkTable:
     rows: pa.Table
     vectors_ND: NDArray[np.float16] | NDArray[np.float32]
     lengths_B: NDArray[np.int64]
+
+    @property
+    def tokens(self) -> ChunkTokens:
+        """The tokens of the chunks."""
+        return tokens_of(self.rows.column("token_ids").combine_chunks())
 
     @property
     def first_rows(self) -> NDArray[np.int64]:
@@ -185,6 +191,13 @@ def _chunk_table(rows: pa.Table, header: ShardHeader) -> ChunkTable:
         rows=rows,
         vectors_ND=vectors.flatten().to_numpy().reshape(rows.num_rows, header.dimension),
         lengths_B=np.diff(starts).astype(np.int64),
+    )
+
+
+def tokens_of(lists: pa.ListArray) -> ChunkTokens:
+    """A column of token ids as arrays."""
+    return ChunkTokens(
+        token_ids=lists.flatten().to_numpy(), new_tokens_N=np.diff(lists.offsets.to_numpy()).astype(np.int64)
     )
 
 
