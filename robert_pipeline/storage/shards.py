@@ -207,7 +207,7 @@ class ShardWriter:
     def __init__(self, place: Path, *, dimension: int, vector_dtype: str) -> None:
         self.schema = embeddings_schema(dimension, vector_dtype)
         self.is_float16 = vector_dtype == "float16"
-        # `python -m benchmarks.read_shard` compares these with the other encodings.
+        # `python -m benchmarks.read_shards` compares these with the other encodings.
         self._writer = SealedWriter(
             place,
             self.schema,
