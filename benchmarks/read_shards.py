@@ -40,7 +40,7 @@ WAYS: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Measure, print, write."""
     chosen = options(__doc__ or "").parse_args()
-    articles, groups, repeats = (40, 2, 1) if chosen.quick else (400, 10, 7)
+    articles, groups, repeats = (40, 2, 1) if chosen.quick else (120, 30, 9)
     embedded, texts = _embedded(articles)
     with tempfile.TemporaryDirectory(prefix="robert-read-") as name:
         folder = Path(name)
