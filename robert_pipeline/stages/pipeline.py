@@ -4,29 +4,43 @@ Process-only DoFns, one leaf, no tags, no state, no finish_bundle output and no 
 file sink: some engines lose rows with those and report success. No document passes through a shuffle.
 """
 
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
 from robert_pipeline import errors
 from robert_pipeline.config import Engine
 from robert_pipeline.errors import RobertError
-from robert_pipeline.stages.embedding import EmbedJob, embed_unit, worker_encoder
+from robert_pipeline.stages.embedding import EmbedJob, embed_shared, embed_unit, worker_encoder
 from robert_pipeline.stages.engines import Host, open_host
 from robert_pipeline.stages.engines.beam import beam
 from robert_pipeline.stages.fitness import check_embedder, check_scorer, marked
 from robert_pipeline.stages.scoring import ScoreJob, ShardName, score_shard, worker_head
-from robert_pipeline.types import WorkUnit
+from robert_pipeline.stages.survey import survey_unit
+from robert_pipeline.types import SharedTexts, WorkUnit
 
 _MARK = "robert-error"
 Job = TypeVar("Job", EmbedJob, ScoreJob)
+Descriptor = WorkUnit | SharedTexts | ShardName
+
+
+class SurveyUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+    """One work unit in, the hashes of its unknown texts in the store."""
+
+    def __init__(self, job: EmbedJob) -> None:
+        self._job = job
+
+    def process(self, unit: WorkUnit) -> None:
+        """Survey the unit; emits nothing."""
+        _telling(lambda: survey_unit(unit, self._job))
 
 
 class EmbedUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
-    """One work unit in, its shard in the store."""
+    """One work unit, or texts shared by several, in; its shard in the store."""
 
     def __init__(self, job: EmbedJob) -> None:
         self._job = job
@@ -35,10 +49,13 @@ class EmbedUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         """Load the encoder once per process, before the first unit."""
         _telling(lambda: worker_encoder(self._job.encoder, self._job.encoder_fingerprint))
 
-    def process(self, unit: WorkUnit) -> None:
-        """Embed the unit; emits nothing."""
+    def process(self, work: WorkUnit | SharedTexts) -> None:
+        """Embed it; emits nothing."""
         encoder = worker_encoder(self._job.encoder, self._job.encoder_fingerprint)
-        _telling(lambda: embed_unit(unit, self._job, encoder))
+        if isinstance(work, SharedTexts):
+            _telling(lambda: embed_shared(work, self._job, encoder))
+        else:
+            _telling(lambda: embed_unit(work, self._job, encoder))
 
 
 class ScoreShard(beam.DoFn):  # type: ignore[misc]  # Beam has no types
@@ -57,12 +74,12 @@ class ScoreShard(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         _telling(lambda: score_shard(shard, self._job, head))
 
 
-def embed_units(units: Sequence[WorkUnit], job: EmbedJob, engine: Engine) -> None:
-    """Embed every unit on the engine. Raises EngineError, or what a worker raised."""
+@contextlib.contextmanager
+def embedding_host(engine: Engine, job: EmbedJob) -> Iterator[Host]:
+    """The engine, opened for the block, its workers found fit to embed. Raises EngineError, or what is wrong there."""
     with open_host(engine) as host:
         _check_workers(host, job, check_embedder)
-        # Largest first: none is begun when all others are done.
-        run(embed_pipeline(sorted(units, key=lambda unit: -unit.text_bytes), job, host), host)
+        yield host
 
 
 def score_shards(shards: Sequence[ShardName], job: ScoreJob, engine: Engine) -> None:
@@ -78,8 +95,22 @@ def _check_workers(host: Host, job: Job, check: Callable[[Job, str], None]) -> N
             host.check_workers(partial(check, job, mark))
 
 
+def survey_pipeline(units: Sequence[WorkUnit], job: EmbedJob, host: Host) -> beam.Pipeline:
+    """The pipeline that surveys every unit, not yet run."""
+    return _pipeline("Units", units, "SurveyUnit", SurveyUnit(job), host)
+
+
+def shared_pipeline(shared: Sequence[SharedTexts], job: EmbedJob, host: Host) -> beam.Pipeline:
+    """The pipeline that embeds every piece of shared texts, not yet run."""
+    return _pipeline("SharedTexts", shared, "EmbedUnit", EmbedUnit(job), host)
+
+
 def embed_pipeline(units: Sequence[WorkUnit], job: EmbedJob, host: Host) -> beam.Pipeline:
-    """The pipeline that embeds every unit, not yet run."""
+    """The pipeline that embeds every unit, not yet run.
+
+    Largest first: none is begun when all others are done.
+    """
+    units = sorted(units, key=lambda unit: -unit.text_bytes)
     return _pipeline("Units", units, "EmbedUnit", EmbedUnit(job), host)
 
 
@@ -106,9 +137,7 @@ def run(pipeline: beam.Pipeline, host: Host) -> None:
         raise told from error
 
 
-def _pipeline(
-    source: str, descriptors: Sequence[WorkUnit] | Sequence[ShardName], step: str, work: beam.DoFn, host: Host
-) -> beam.Pipeline:
+def _pipeline(source: str, descriptors: Sequence[Descriptor], step: str, work: beam.DoFn, host: Host) -> beam.Pipeline:
     pipeline = beam.Pipeline(runner=host.runner, options=host.options)
     _ = pipeline | source >> beam.Create(list(descriptors)) | step >> beam.ParDo(work)
     return pipeline

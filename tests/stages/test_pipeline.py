@@ -18,9 +18,17 @@ from robert_pipeline.runs.plan import plan
 from robert_pipeline.stages import pipeline as stages
 from robert_pipeline.stages.engines import LocalHost
 from robert_pipeline.stages.engines.beam import beam
-from robert_pipeline.stages.pipeline import embed_pipeline, embed_units, score_pipeline
+from robert_pipeline.stages.pipeline import (
+    embed_pipeline,
+    embedding_host,
+    run,
+    score_pipeline,
+    shared_pipeline,
+    survey_pipeline,
+)
 from robert_pipeline.stages.scoring import ScoreJob, ShardName
 from robert_pipeline.storage.store import open_store
+from robert_pipeline.types import SharedTexts
 from tests.projects import LABEL, elsewhere
 
 
@@ -35,6 +43,12 @@ def planned(project, tmp_path):
 @pytest.fixture
 def score_job(planned):
     return ScoreJob(store=planned.job.store, model="nowhere", head_fingerprint="f", key=planned.job.key, run_id="r")
+
+
+def embed_units(units, job, engine):
+    """Embed on an engine, without looking for shared texts first."""
+    with embedding_host(engine, job) as host:
+        run(embed_pipeline(units, job, host), host)
 
 
 def faults(pipeline):
@@ -74,23 +88,23 @@ def faults(pipeline):
 def _source_of(name):
     """The source that a transform is part of, if any: Beam makes several of one, with a shuffle of descriptors."""
     first = name.partition("/")[0]
-    return first if first in ("Units", "Shards") else None
+    return first if first in ("Units", "SharedTexts", "Shards") else None
 
 
 def _emits_late(payload):
     return type(pickler.loads(payload.do_fn.payload)[0]).finish_bundle is not beam.DoFn.finish_bundle
 
 
-@pytest.mark.parametrize("kind", ["embed", "score"])
+@pytest.mark.parametrize("kind", ["survey", "shared", "embed", "score"])
 def test_a_pipeline_holds_nothing_that_engines_lose_rows_with(planned, score_job, kind):
     """Engines that lose rows at tags, side inputs, state or shuffles would lose ours, and report success."""
     units = planned.missing
-    shards = [ShardName(partition=LABEL, unit_id=unit.unit_id) for unit in units]
-    pipeline = (
-        embed_pipeline(units, planned.job, LocalHost())
-        if kind == "embed"
-        else score_pipeline(shards, score_job, LocalHost())
-    )
+    pipeline = {
+        "survey": lambda host: survey_pipeline(units, planned.job, host),
+        "shared": lambda host: shared_pipeline([SharedTexts(picks=((units[0], (0,)),))], planned.job, host),
+        "embed": lambda host: embed_pipeline(units, planned.job, host),
+        "score": lambda host: score_pipeline([ShardName(partition=LABEL, unit_id="u")], score_job, host),
+    }[kind](LocalHost())
     assert faults(pipeline) == []
 
 
@@ -137,9 +151,8 @@ def test_every_such_construct_would_be_found(build, fault):
 def test_the_largest_unit_is_begun_first(planned, monkeypatch):
     """A unit of one huge document, begun last, would keep one worker busy while all others wait."""
     begun = []
-    monkeypatch.setattr(stages, "embed_pipeline", lambda units, *_: begun.extend(units))
-    monkeypatch.setattr(stages, "run", lambda *_: None)
-    embed_units(planned.missing, planned.job, Engine())
+    monkeypatch.setattr(stages, "_pipeline", lambda _, units, *others: begun.extend(units))
+    embed_pipeline(planned.missing, planned.job, LocalHost())
     sizes = [unit.text_bytes for unit in begun]
     assert sizes == sorted(sizes, reverse=True)
     assert set(begun) == set(planned.missing)

@@ -17,7 +17,7 @@ from robert_pipeline.stages.engines import LocalHost, open_host
 from robert_pipeline.stages.engines.dask_local import Place, share_out
 from robert_pipeline.stages.engines.portable import PortableHost
 from robert_pipeline.stages.fitness import check_embedder, marked
-from robert_pipeline.stages.pipeline import embed_units
+from robert_pipeline.stages.pipeline import embed_pipeline, embedding_host, run
 from robert_pipeline.storage.store import open_store
 from tests.clusters import until
 from tests.projects import LABEL, elsewhere
@@ -99,7 +99,8 @@ def test_a_job_service_that_exists_runs_the_pipeline(project, tmp_path):
         until(lambda: place.exists() and place.read_text(), seconds=200)
         engine = Engine(name=f"portable://127.0.0.1:{place.read_text()}", options=("--environment_type=LOOPBACK",))
         planned = plan(elsewhere(project, tmp_path), partitions=[LABEL], run_id="r")
-        embed_units(planned.missing, planned.job, engine)
+        with embedding_host(engine, planned.job) as host:
+            run(embed_pipeline(planned.missing, planned.job, host), host)
         assert not plan(elsewhere(project, tmp_path), partitions=[LABEL], run_id="r").missing
     finally:
         service.kill()
