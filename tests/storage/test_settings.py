@@ -179,3 +179,12 @@ def test_a_head_that_is_not_there_is_named():
     """Labelling without a head would go on with the default encoder."""
     with pytest.raises(ModelError, match=r"there is no trained head at m/head\.json"):
         load_settings({"model": "m"}, like_head=True)
+
+
+def test_engine_options_come_from_the_file_or_from_repeated_options(tmp_path):
+    """What an engine is to be given would be refused as no text, or lost."""
+    file = tmp_path / "robert.toml"
+    file.write_text('[engine]\nname = "flink://host:8081"\noptions = ["--parallelism=8"]\n')
+    assert load_settings({}, file=file).engine.options == ("--parallelism=8",)
+    given = load_settings({"engine.name": "dataflow", "engine.options": ["--region=x", "--job_name=y"]}, file=file)
+    assert (given.engine.name, given.engine.options) == ("dataflow", ("--region=x", "--job_name=y"))

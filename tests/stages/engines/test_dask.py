@@ -186,7 +186,7 @@ def test_an_unfit_worker_is_named_before_any_work(many, running, kind, raised, t
 
 def test_a_head_that_a_worker_has_not_is_named(project, running, tmp_path):
     """Scoring would fail on the cluster with a traceback of another machine."""
-    settings = on(elsewhere(project, tmp_path), running, "sound")
+    settings = on(elsewhere(project, tmp_path), running, "spare")
     job = ScoreJob(
         store=settings.store,
         model="/nowhere",
