@@ -116,7 +116,10 @@ def test_every_import_is_declared() -> None:
     names = {canonicalize_name(requirement.name) for requirement in declared(*extras)}
     peers = (ROOT / "benchmarks" / "peers.txt").read_text().splitlines()
     names |= {canonicalize_name(Requirement(line).name) for line in peers if line and not line.startswith("#")}
-    providers = {**packages_distributions(), **{module: [package] for module, package in {**NOT_INSTALLED, **PEERS}.items()}}
+    providers = {
+        **packages_distributions(),
+        **{module: [package] for module, package in {**NOT_INSTALLED, **PEERS}.items()},
+    }
     ours = {*PACKAGES, "benchmarks", "tests", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     undeclared = set()
     for source in (path for package in (*PACKAGES, "benchmarks", "tests") for path in (ROOT / package).rglob("*.py")):
