@@ -150,6 +150,7 @@ def test_a_password_of_any_characters_arrives_and_stays_hidden(password):
         password.encode()
     except UnicodeEncodeError:
         return
+    password = f"canary{password}"  # which stands in no other word of what is shown
     with mock.patch.dict(os.environ, {"CANARY": password}):
         address = read_address("warehouse.uri", "postgresql://robert:${CANARY}@host/db")
     assert unquote(urlsplit(address.used).password) == password
