@@ -14,8 +14,10 @@ import pyarrow as pa
 
 from robert_pipeline import __version__
 from robert_pipeline.config import Settings, fingerprint
+from robert_pipeline.core.examples import Integers
+from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.errors import GateError, ModelError
-from robert_pipeline.storage.heads import has_head, load_head, load_learned_keys, save_head
+from robert_pipeline.storage.heads import has_head, load_head, save_head
 from robert_pipeline.storage.warehouse import Sink, open_warehouse
 from robert_pipeline.storage.warehouse.sink import PartitionExists
 from schemas import PROMOTIONS
@@ -137,9 +139,9 @@ def registered(settings: Settings, head_fingerprint: str) -> str:
     return folder
 
 
-def register_head(settings: Settings, model: str, head_fingerprint: str) -> str:
-    """Copy a head into the registry, unless it is there; gives its folder there. Raises ModelError or StoreError."""
-    folder = registry_folder(settings, head_fingerprint)
+def register_head(settings: Settings, head: TrainedHead, learned_keys: Integers | None) -> str:
+    """Put a head into the registry, unless it is there; gives its folder there. Raises ModelError or StoreError."""
+    folder = registry_folder(settings, head.fingerprint)
     if not has_head(folder):
-        save_head(folder, load_head(model), learned_keys=load_learned_keys(model))
-    return registered(settings, head_fingerprint)
+        save_head(folder, head, learned_keys=learned_keys)
+    return registered(settings, head.fingerprint)
