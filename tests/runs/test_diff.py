@@ -65,7 +65,8 @@ def test_what_is_found_is_what_the_tables_would_show(project, candidate, tmp_pat
     for move in report.diff.moves:
         count = sum((row["label"], after[i]["label"]) == (*move.before, *move.after) for i, row in before.items())
         assert move.documents == count
-    texts = dict(zip(*pq.read_table(f"{project.corpus}/{LEARN}", columns=["doc_id", "text"]).to_pydict().values()))
+    rows = pq.read_table(f"{project.corpus}/{LEARN}", columns=["doc_id", "text"]).to_pylist()
+    texts = {row["doc_id"]: row["text"] for row in rows}
     assert {flip.doc_id for flip in report.diff.top_flips} <= flipped
     for flip in report.diff.top_flips:
         row = after[flip.doc_id]
@@ -122,10 +123,10 @@ def test_a_sample_is_a_part_of_the_documents_and_always_the_same(project, candid
 def test_heads_for_different_vectors_meet_by_document(project, tmp_path):
     """A new chunking or a new encoder could not be compared with what labels now."""
     other = replace(project, chunking=Chunking(chunk_tokens=24, overlap_tokens=4), model=str(tmp_path / "other"))
+    unread = trained(("a", "b"), origin=replace(load_head(project.model).origin, chunking=other.chunking))
+    save_head(str(tmp_path / "unread"), unread)
     with pytest.raises(StoreError, match="not wholly embedded"):
-        other_head = trained(("a", "b"), origin=replace(load_head(project.model).origin, chunking=Chunking()))
-        save_head(str(tmp_path / "none"), other_head)
-        compared(project, tmp_path, str(tmp_path / "none"))
+        compared(project, tmp_path, str(tmp_path / "unread"))
     settings = replace(other, store=str(tmp_path / "store"))
     for each in (settings, replace(settings, chunking=project.chunking)):
         embed(each, partitions=[LEARN], run_id="r")
@@ -164,7 +165,7 @@ def test_the_page_is_one_file_and_shows_text_as_text(project, tmp_path):
 
 def test_what_cannot_be_compared_is_one_clear_error(project, candidate, tmp_path):
     """A mistyped folder would look like a head without flips."""
-    with pytest.raises(ModelError, match="there is no trained head at .*nowhere"):
+    with pytest.raises(ModelError, match=r"there is no trained head at .*nowhere"):
         compared(project, tmp_path, str(tmp_path / "nowhere"))
     with pytest.raises(GateError, match="is the head that labels now"):
         compared(project, tmp_path, project.model)

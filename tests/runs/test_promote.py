@@ -239,7 +239,7 @@ def test_a_registry_that_lost_its_head_or_holds_another_is_named(settings, bette
     with pytest.raises(ModelError, match=f"holds head {fingerprint(better)}"):
         current_head(settings)
     elsewhere_registry = replace(settings, registry=f"{settings.registry}-moved")
-    with pytest.raises(ModelError, match="is not at .*-moved"):
+    with pytest.raises(ModelError, match=r"is not at .*-moved"):
         current_head(elsewhere_registry)
     assert current_head(replace(settings, labelled_by="model")).model == settings.model
 
