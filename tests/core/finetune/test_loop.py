@@ -5,10 +5,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from robert_pipeline.config import Chunking
+from robert_pipeline.config import Chunking, FinetuneConfig
 from robert_pipeline.core.chunk import cut
 from robert_pipeline.core.finetune import loop
-from robert_pipeline.core.finetune.config import FinetuneConfig
 from robert_pipeline.core.finetune.loop import ChunkedDocuments, Finetuning, TrainingState, Watchers
 from robert_pipeline.core.framing import Frame
 from robert_pipeline.errors import ConfigError, TrainingError
