@@ -14,7 +14,6 @@ from robert_pipeline.core.examples import Integers
 from robert_pipeline.core.flips import Flip, FlipTally, HeadAnswers, HeadDiff, Outcome, answers_of, joined
 from robert_pipeline.core.gate import Measure, measure
 from robert_pipeline.core.model import TrainedHead
-from robert_pipeline.core.score import score
 from robert_pipeline.core.split import text_fractions, text_keys
 from robert_pipeline.core.targets import label_parts
 from robert_pipeline.core.threads import in_threads
@@ -22,7 +21,7 @@ from robert_pipeline.errors import ConfigError, GateError
 from robert_pipeline.pages.diff import DiffPage, diff_page, to_json
 from robert_pipeline.runs.plan import PartitionPlan, plan_embedded
 from robert_pipeline.stages.embedding import EmbedJob
-from robert_pipeline.stages.scoring import check_shard
+from robert_pipeline.stages.scoring import check_shard, score_table
 from robert_pipeline.storage.corpus import open_corpus
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.heads import load_head, load_learned_keys
@@ -244,7 +243,7 @@ def _table_answers(head: TrainedHead, table: ChunkTable, doc_ids: Sequence[str])
             passage_start_B=none,
             passage_end_B=none,
         )
-    scores = score(head, table.vectors_ND, table.lengths_B)
+    scores = score_table(head, table)
     start_B, end_B = (table.rows.column(name).to_numpy()[scores.passage_B] for name in ("char_start", "char_end"))
     return answers_of(head, scores, doc_ids, start_B, end_B)
 

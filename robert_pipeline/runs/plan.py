@@ -91,18 +91,19 @@ def plan_embedded(
     """
     job = _job(settings, origin, run_id)
     planned = _plan_partitions(open_corpus(settings.corpus, settings.columns), job, partitions)
-    require_embedded(planned)
+    cut = f"--chunk-tokens {origin.chunking.chunk_tokens} --overlap-tokens {origin.chunking.overlap_tokens}"
+    require_embedded(planned, fix=f"Run `robert embed --encoder {origin.encoder.name} {cut}` first")
     return job, planned
 
 
-def require_embedded(partitions: Sequence[PartitionPlan]) -> None:
+def require_embedded(partitions: Sequence[PartitionPlan], *, fix: str = "Run `robert embed` first") -> None:
     """Raise StoreError where a shard is missing, naming the partition."""
     for partition in partitions:
         if partition.missing:
             raise StoreError(
                 f"partition '{partition.partition}' is not wholly embedded: {len(partition.missing)} of "
                 f"{len(partition.units)} units are missing",
-                fix="Run `robert embed` first",
+                fix=fix,
             )
 
 

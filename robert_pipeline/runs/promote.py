@@ -92,7 +92,7 @@ def promote(
         )
         _require_limits(compared)
     # Before the entry that names it.
-    folder = register_head(settings, after.head, after.learned_keys)
+    folder = register_head(settings, after.folder, after.head, after.learned_keys)
     entry = _entry(ledger, after, before, compared, decided_by, reason, clock(), run_id)
     add_entry(sink, entry)
     return PromoteReport(entry=entry, folder=folder, diff=compared)

@@ -17,6 +17,7 @@ from robert_pipeline.config import Settings, fingerprint
 from robert_pipeline.core.examples import Integers
 from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.errors import GateError, ModelError
+from robert_pipeline.storage.files import Files, copy_folder
 from robert_pipeline.storage.heads import has_head, load_head, save_head
 from robert_pipeline.storage.warehouse import Sink, open_warehouse
 from robert_pipeline.storage.warehouse.sink import PartitionExists
@@ -139,9 +140,20 @@ def registered(settings: Settings, head_fingerprint: str) -> str:
     return folder
 
 
-def register_head(settings: Settings, head: TrainedHead, learned_keys: Integers | None) -> str:
-    """Put a head into the registry, unless it is there; gives its folder there. Raises ModelError or StoreError."""
+def register_head(settings: Settings, model: str, head: TrainedHead, learned_keys: Integers | None) -> str:
+    """Put the head of folder `model` into the registry, unless it is there; gives its folder there.
+
+    An encoder that lies in the head's folder goes with it: the next training may write another one in its place.
+    Raises ModelError or StoreError.
+    """
     folder = registry_folder(settings, head.fingerprint)
     if not has_head(folder):
+        source, target = Files(model), Files(folder)
+        inside = head.origin.encoder.name.removeprefix(f"{source.full_path('').rstrip('/')}/")
+        if inside != head.origin.encoder.name:
+            copy_folder(source, target, inside)
+            origin = replace(head.origin, encoder=replace(head.origin.encoder, name=target.full_path(inside)))
+            head = replace(head, origin=origin)
+        # Last: a head that is there is whole.
         save_head(folder, head, learned_keys=learned_keys)
     return registered(settings, head.fingerprint)

@@ -1,5 +1,6 @@
 """The gate: which head labels, since when, and who let it."""
 
+import shutil
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -242,6 +243,21 @@ def test_a_registry_that_lost_its_head_or_holds_another_is_named(settings, bette
     with pytest.raises(ModelError, match=r"is not at .*-moved"):
         current_head(elsewhere_registry)
     assert current_head(replace(settings, labelled_by="model")).model == settings.model
+
+
+def test_an_encoder_in_the_folder_of_the_head_goes_with_it(settings, project, tmp_path):
+    """The next training would write another encoder in the place of the one that the promoted head reads."""
+    folder = tmp_path / "whole"
+    shutil.copytree(project.encoder.name, folder / "encoder")
+    known = load_head(settings.model)
+    origin = replace(known.origin, encoder=replace(known.origin.encoder, name=str(folder / "encoder")))
+    save_head(str(folder), replace(known, origin=origin))
+    settings = replace(settings, model=str(folder))
+    registered = promoted(settings).folder
+    shutil.rmtree(folder)
+    moved = load_head(registered).origin.encoder
+    assert moved.name == f"{registered}/encoder"
+    assert labelled(replace(settings, encoder=moved)) == known.fingerprint
 
 
 def test_the_registry_keeps_what_the_head_has_learned_from(settings):
