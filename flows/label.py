@@ -23,7 +23,7 @@ from robert_pipeline.runs.label import LabelReport, check_label
 from robert_pipeline.runs.publish import PublishReport
 from robert_pipeline.runs.score import ScoreReport
 from robert_pipeline.storage.heads import has_head
-from robert_pipeline.storage.promotions import with_current_head
+from robert_pipeline.storage.registry import with_current_head
 
 RETRIES = 2
 RETRY_SECONDS: list[float] = [10, 60]

@@ -130,7 +130,7 @@ def promotions(warehouse: WarehouseOption = None, sink: SinkOption = None, confi
 
     Example: `robert promotions --warehouse warehouse`
     """
-    from robert_pipeline.runs.promote import promotions as run_promotions
+    from robert_pipeline.runs.promotions import promotions as run_promotions
 
     entries, current = run_promotions(warehouse_of(warehouse, sink, config))
     show_table(

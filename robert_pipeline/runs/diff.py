@@ -25,7 +25,7 @@ from robert_pipeline.stages.scoring import check_shard, score_table
 from robert_pipeline.storage.corpus import open_corpus
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.heads import load_head, load_learned_keys
-from robert_pipeline.storage.promotions import current_head
+from robert_pipeline.storage.registry import current_head
 from robert_pipeline.storage.shards import ChunkTable, EmbeddingShard, open_shard
 from robert_pipeline.storage.store import open_store
 from robert_pipeline.types import Document, WorkUnit

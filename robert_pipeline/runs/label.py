@@ -7,7 +7,7 @@ from robert_pipeline.runs.embed import EmbedReport, embed_plan
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.runs.publish import PublishReport, publish
 from robert_pipeline.runs.score import ScoreReport, load_head_for, score
-from robert_pipeline.storage.promotions import current_head, with_current_head
+from robert_pipeline.storage.registry import current_head, with_current_head
 from robert_pipeline.storage.warehouse import open_warehouse
 
 

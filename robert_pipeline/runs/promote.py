@@ -6,19 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from robert_pipeline.config import Settings, Warehouse
+from robert_pipeline.config import Settings
 from robert_pipeline.core.gate import describe
 from robert_pipeline.errors import GateError
 from robert_pipeline.runs.diff import Contestant, DiffReport, OnDocuments, compare_heads, read_contestant
 from robert_pipeline.storage.heads import has_head
-from robert_pipeline.storage.promotions import (
-    Promotion,
-    add_entry,
-    read_ledger,
-    register_head,
-    registered,
-    standing,
-)
+from robert_pipeline.storage.promotions import Promotion, add_entry, read_ledger, standing
+from robert_pipeline.storage.registry import register_head, registered
 from robert_pipeline.storage.warehouse import open_warehouse
 
 
@@ -128,13 +122,6 @@ def rollback(
     )
     add_entry(sink, entry)
     return PromoteReport(entry=entry, folder=folder, diff=None)
-
-
-def promotions(warehouse: Warehouse) -> tuple[list[Promotion], Promotion | None]:
-    """Every entry of the ledger, the first one first, and the one that made the current head. Raises WarehouseError."""
-    ledger = read_ledger(open_warehouse(warehouse))
-    promoted = standing(ledger)
-    return ledger, promoted[-1] if promoted else None
 
 
 def _current(settings: Settings, ledger: Sequence[Promotion]) -> Contestant | None:

@@ -6,7 +6,7 @@ from robert_pipeline.config import Settings, fingerprint
 from robert_pipeline.runs.outcome import partition_outcome
 from robert_pipeline.runs.plan import PartitionPlan, Plan
 from robert_pipeline.runs.score import load_head_for
-from robert_pipeline.storage.promotions import current_head
+from robert_pipeline.storage.registry import current_head
 from robert_pipeline.storage.warehouse import Commit, open_warehouse
 from schemas import PREDICTIONS, REJECTS
 

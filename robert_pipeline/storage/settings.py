@@ -52,7 +52,7 @@ def load_settings(options: Mapping[str, Plain], *, file: Path | None = None, lik
 
 def _like_head(settings: Settings, tree: Tree) -> Settings:
     from robert_pipeline.storage.heads import load_head
-    from robert_pipeline.storage.promotions import with_current_head
+    from robert_pipeline.storage.registry import with_current_head
 
     settings = with_current_head(settings)
     origin = load_head(settings.model).origin

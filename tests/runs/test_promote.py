@@ -13,12 +13,13 @@ from robert_pipeline.errors import GateError, ModelError, RobertError
 from robert_pipeline.runs.explain import explain
 from robert_pipeline.runs.label import label
 from robert_pipeline.runs.plan import plan
-from robert_pipeline.runs.promote import promote, promotions, rollback
+from robert_pipeline.runs.promote import promote, rollback
+from robert_pipeline.runs.promotions import promotions
 from robert_pipeline.runs.query import query
 from robert_pipeline.runs.score import score
 from robert_pipeline.runs.thresholds import set_thresholds
 from robert_pipeline.storage.heads import load_head, load_learned_keys, save_head
-from robert_pipeline.storage.promotions import current_head
+from robert_pipeline.storage.registry import current_head
 from robert_pipeline.storage.warehouse import Commit
 from tests.heads import trained
 from tests.projects import LEARN, elsewhere
