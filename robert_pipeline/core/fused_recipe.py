@@ -97,6 +97,7 @@ def train_fused(
         weighted([head_logits, *view_logits], weights),
         values,
         training.target_precision,
+        is_centred=True,
     )
     everything = np.concatenate([learned, held_out.documents])
     final = fit_views(tokens(everything), targets.values[everything], logit_count=logit_count)
@@ -164,6 +165,7 @@ class _Judge:
             no_calibration(parts[0].shape[1]),
             (0.5,) * self.label_count,
             None,
+            is_centred=True,
         )
         fused = weighted([part[judged] for part in parts], weights)
         return answers_from(fused, self.output, calibration, thresholds, seed=seed)
