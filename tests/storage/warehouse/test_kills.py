@@ -21,7 +21,7 @@ PLACES = [
 
 @pytest.mark.parametrize(("kind", "place", "committed"), PLACES)
 def test_kill_around_the_commit(tmp_path, publisher, kind, place, committed):
-    """A process killed at the worst moment would leave a table that is neither old nor new, or one that stays locked."""
+    """A process killed at the worst moment would leave a table that is neither old nor new, or stays locked."""
     warehouse = Warehouse(uri=str(tmp_path / "warehouse"), sink=kind)
     sink = open_warehouse(warehouse)
     sink.replace_partition("predictions", "p", [predictions("p", 3)], "a")
