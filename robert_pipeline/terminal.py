@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from robert_pipeline.core.train import Epoch
+    from robert_pipeline.runs.embed import EmbedReport
 
 LONGEST_CELL = 60
 UNBOUNDED_WIDTH = 1_000_000
@@ -149,9 +150,24 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def encoder_speed(report: "EmbedReport") -> str:
+    """How well a run that embedded something used the machine."""
+    use = report.encoder_use
+    return (
+        f"{report.encoded_tokens_per_second:,.0f} tokens/s with overlap, {use.padding_share:.1%} padding, "
+        f"{use.ceiling_share:.0%} of what the matrix products alone would reach; "
+        f"{report.hours_per_million_documents:,.1f} hours per million documents"
+    )
+
+
 def say(text: str) -> None:
     """One line on stdout."""
     console().print(text, soft_wrap=True, markup=False)
+
+
+def megabytes(size_bytes: int) -> str:
+    """Bytes as megabytes, with more digits where there are few."""
+    return f"{size_bytes / 1e6:,.1f}" if size_bytes >= 100_000 else f"{size_bytes / 1e6:,.3f}"
 
 
 def _cell(value: object, longest: int | None) -> str:

@@ -1,6 +1,6 @@
 """Values that pass between modules: what is to be done, what was read, what was counted. Frozen; they open nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from robert_pipeline.config import fingerprint
 
@@ -87,23 +87,84 @@ class Reject:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SharedTexts:
+    """Texts that several documents of a run have, to be encoded once, before the units that need them.
+
+    `picks` names, unit by unit, the rows (counted from the unit's first) that the texts are read from.
+    """
+
+    picks: tuple[tuple[WorkUnit, tuple[int, ...]], ...]
+
+    @property
+    def name(self) -> str:
+        """Identity of the texts, from where they are read: 16 hexadecimal digits."""
+        return fingerprint(
+            "shared/1", {"picks": [f"{unit.unit_id}|{' '.join(map(str, rows))}" for unit, rows in self.picks]}
+        )
+
+    @property
+    def text_count(self) -> int:
+        """How many texts."""
+        return sum(len(rows) for _, rows in self.picks)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
     """What became of the rows of a unit or of a partition. Addable."""
 
     documents: int = 0
     embedded: int = 0
+    """Documents with vectors, the reused ones among them."""
     rejected: int = 0
     chunks: int = 0
     tokens: int = 0
+    """Of the embedded documents; each token once, however many chunks overlap it."""
+    reused: int = 0
+    """Embedded documents whose vectors were copied: the store had them, or another document has the same text."""
+    reused_tokens: int = 0
+
+    @property
+    def encoded(self) -> int:
+        """Documents that went through the encoder."""
+        return self.embedded - self.reused
+
+    @property
+    def encoded_tokens(self) -> int:
+        """Tokens that went through the encoder, each once."""
+        return self.tokens - self.reused_tokens
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            documents=self.documents + other.documents,
-            embedded=self.embedded + other.embedded,
-            rejected=self.rejected + other.rejected,
-            chunks=self.chunks + other.chunks,
-            tokens=self.tokens + other.tokens,
+        return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Counts)})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderUse:
+    """What an encoder computed. Addable, over machines of any speed.
+
+    `encoded_tokens` are those of all chunks, overlap and special tokens counted; `computed_tokens` the same and
+    padding; `ceiling_tokens` what the matrix products alone would have done in the same time on the same machine.
+    """
+
+    encoded_tokens: int = 0
+    computed_tokens: int = 0
+    ceiling_tokens: float = 0.0
+
+    def __add__(self, other: "EncoderUse") -> "EncoderUse":
+        return EncoderUse(
+            encoded_tokens=self.encoded_tokens + other.encoded_tokens,
+            computed_tokens=self.computed_tokens + other.computed_tokens,
+            ceiling_tokens=self.ceiling_tokens + other.ceiling_tokens,
         )
+
+    @property
+    def padding_share(self) -> float:
+        """Of all tokens computed."""
+        return 1 - self.encoded_tokens / self.computed_tokens if self.computed_tokens else 0.0
+
+    @property
+    def ceiling_share(self) -> float:
+        """Of the tokens at the ceiling, everything counted that was done beside the encoder."""
+        return self.encoded_tokens / self.ceiling_tokens if self.ceiling_tokens else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
