@@ -7,6 +7,7 @@ from robert_pipeline.runs.embed import EmbedReport, embed_plan
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.runs.publish import PublishReport, publish
 from robert_pipeline.runs.score import ScoreReport, load_head_for, score
+from robert_pipeline.storage.registry import current_head, with_current_head
 from robert_pipeline.storage.warehouse import open_warehouse
 
 
@@ -20,7 +21,11 @@ class LabelReport:
 
 
 def label(settings: Settings, planned: Plan) -> LabelReport:
-    """Label the planned partitions with the head in `settings.model`. Raises what `check_label` raises, at once."""
+    """Label the planned partitions with the head that labels: the one promoted last, unless `settings` say otherwise.
+
+    Raises what `check_label` raises, at once.
+    """
+    settings = with_current_head(settings)
     check_label(settings, planned)
     embedded = embed_plan(planned)
     planned = planned.embedded()
@@ -34,6 +39,6 @@ def check_label(settings: Settings, planned: Plan, *, trains_first: bool = False
     Raises ModelError where there is no head or one for another encoder or chunking, unless one is trained first;
     WarehouseError where nothing could be published.
     """
-    if not trains_first:
-        load_head_for(planned, model=settings.model)
     open_warehouse(settings.warehouse).check()
+    if not trains_first:
+        load_head_for(planned, model=current_head(settings).model)

@@ -6,6 +6,7 @@ from robert_pipeline.config import Settings, fingerprint
 from robert_pipeline.runs.outcome import Outcome, partition_outcome
 from robert_pipeline.runs.plan import PartitionPlan, Plan
 from robert_pipeline.runs.score import load_head_for
+from robert_pipeline.storage.registry import current_head
 from robert_pipeline.storage.warehouse import Commit, open_warehouse
 from schemas import PREDICTIONS, REJECTS
 
@@ -30,14 +31,14 @@ class PublishReport:
 
 
 def publish(settings: Settings, planned: Plan) -> PublishReport:
-    """Publish the planned partitions as the head in `settings.model` scored them.
+    """Publish the planned partitions as the head that labels has scored them: see `label`.
 
     Raises AccountingError, before anything of a partition changes, where labelled and rejected rows do not add up to
     the partition's documents.
     """
-    head_fingerprint = load_head_for(planned, model=settings.model).fingerprint
     sink = open_warehouse(settings.warehouse)
     sink.check()
+    head_fingerprint = load_head_for(planned, model=current_head(settings).model).fingerprint
     done: list[PublishedPartition] = []
     for partition in planned.partitions:
         outcome = partition_outcome(planned, partition, head_fingerprint)

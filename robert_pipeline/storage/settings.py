@@ -24,8 +24,10 @@ Tree = dict[str, Any]
 def load_settings(options: Mapping[str, Plain], *, file: Path | None = None, like_head: bool = False) -> Settings:
     """Settings from `file` (else ./robert.toml where there is one) and `options`, by dotted name: 'encoder.name'.
 
-    An option that is None was not given. With `like_head`, an encoder or a chunking that nothing names is that of the
-    head in `model`. Raises ConfigError; ModelError where that head is missing or damaged.
+    An option that is None was not given; a `model` among the options is the head that labels, whatever is promoted.
+    With `like_head`, `model` becomes the head that labels, and an encoder or a chunking that nothing names is that of
+    this head. Raises ConfigError; ModelError where the head is missing or damaged, WarehouseError where the ledger
+    of promotions cannot be read.
     """
     chosen = file or Path(SETTINGS_FILE)
     if file is not None and not file.exists():
@@ -35,6 +37,8 @@ def load_settings(options: Mapping[str, Plain], *, file: Path | None = None, lik
     for name, value in options.items():
         if value is not None:
             _put(tree, name, value, where)
+    if options.get("model") is not None:
+        tree["labelled_by"] = "model"
     _refuse_unknown(tree, Settings, where, ())
     settings = _validate(tree, where, {name for name, value in options.items() if value is not None})
     if like_head:
@@ -48,7 +52,9 @@ def load_settings(options: Mapping[str, Plain], *, file: Path | None = None, lik
 
 def _like_head(settings: Settings, tree: Tree) -> Settings:
     from robert_pipeline.storage.heads import load_head
+    from robert_pipeline.storage.registry import with_current_head
 
+    settings = with_current_head(settings)
     origin = load_head(settings.model).origin
     return replace(
         settings,
