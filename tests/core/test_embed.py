@@ -103,6 +103,25 @@ def test_no_batch_is_above_its_budget(tiny, words, chunking, batch_tokens):
     assert sum(done) == embedded.spans.count_N.sum()
 
 
+def test_the_last_batches_are_small(tiny):
+    """One core would wait for the other's last full batch, a seventh of the time that a short work unit takes."""
+    measured = Measuring(tiny.encoder)
+    embed(
+        tiny,
+        ["bank " * 700],
+        chunking=Chunking(chunk_tokens=8, overlap_tokens=0),
+        batch_tokens=200,
+        encoder=measured,
+    )
+    sizes = sorted((count * longest for count, longest in measured.sizes), reverse=True)
+    assert sizes[:2] == [200, 200]
+    assert sizes[-1] <= 200 / 4
+    done = [0, 0]
+    for size in sizes:
+        done[done.index(min(done))] += size
+    assert abs(done[0] - done[1]) <= 200 / 4
+
+
 def test_batches_do_not_change_minilm_s_vectors(minilm, articles):
     """Real documents would get other vectors, and other labels, in another corpus."""
     together = embed(minilm, articles[:6], batch_tokens=2_048)
