@@ -2,11 +2,12 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint format lock clean
+.PHONY: help install demo test chaos lint format lock clean
 
 PYTHON ?= python3
 PYTEST_WORKERS ?= 2
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
 DEMO_ARGS ?=
 UV_VERSION ?= 0.13.9
 
@@ -28,7 +29,7 @@ help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'make -B install PYTHON=python3.12 builds .venv with another interpreter.'
-	@echo 'make test PYTEST_ARGS=... and make demo DEMO_ARGS=... pass arguments on.'
+	@echo 'make test PYTEST_ARGS=..., make demo DEMO_ARGS=... and make chaos CHAOS_ARGS=... pass arguments on.'
 
 install: $(STAMP)  ## build .venv from the lock files; does nothing when it is up to date
 
@@ -39,6 +40,9 @@ demo: $(STAMP)  ## label two days of news articles, from Parquet to a warehouse 
 test: export HF_HUB_OFFLINE := 1
 test: lint  ## all that CI runs: lint, then the tests
 	$(PY) -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+chaos: $(STAMP)  ## kill runs at random moments, a hundred times, and compare the tables; takes some minutes
+	$(PY) -m tests.chaos.kill_loop $(CHAOS_ARGS)
 
 lint: $(STAMP)  ## format check, lint, strict types, import rules
 	$(PY) -m ruff format --check .

@@ -156,6 +156,11 @@ def say(text: str) -> None:
     console().print(text, soft_wrap=True, markup=False)
 
 
+def megabytes(size_bytes: int) -> str:
+    """Bytes as megabytes, with more digits where there are few."""
+    return f"{size_bytes / 1e6:,.1f}" if size_bytes >= 100_000 else f"{size_bytes / 1e6:,.3f}"
+
+
 def _cell(value: object, longest: int | None) -> str:
     text = " ".join((f"{value:.4f}" if isinstance(value, float) else str(value)).split())
     return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from robert_pipeline.config import Settings, fingerprint
-from robert_pipeline.runs.outcome import partition_outcome
+from robert_pipeline.runs.outcome import Outcome, partition_outcome
 from robert_pipeline.runs.plan import PartitionPlan, Plan
 from robert_pipeline.runs.score import load_head_for
 from robert_pipeline.storage.warehouse import Commit, open_warehouse
@@ -41,7 +41,7 @@ def publish(settings: Settings, planned: Plan) -> PublishReport:
     done: list[PublishedPartition] = []
     for partition in planned.partitions:
         outcome = partition_outcome(planned, partition, head_fingerprint)
-        key = _commit_key(planned, partition, head_fingerprint)
+        key = _commit_key(planned, partition, outcome, head_fingerprint)
         # The rejects first: once the predictions are committed, the partition is published.
         sink.replace_partition("rejects", outcome.partition, outcome.rejects.to_batches(), key)
         commit = sink.replace_partition("predictions", outcome.partition, outcome.predictions(), key)
@@ -57,8 +57,8 @@ def publish(settings: Settings, planned: Plan) -> PublishReport:
     return PublishReport(partitions=tuple(done), location=sink.location("predictions"))
 
 
-def _commit_key(planned: Plan, partition: PartitionPlan, head_fingerprint: str) -> str:
-    """The same for the same rows: contracts, embedding, head, and the units."""
+def _commit_key(planned: Plan, partition: PartitionPlan, outcome: Outcome, head_fingerprint: str) -> str:
+    """The same for the same rows: contracts, embedding, head, the units, and which of their rows were rejected."""
     return fingerprint(
         "commit/1",
         {
@@ -66,5 +66,6 @@ def _commit_key(planned: Plan, partition: PartitionPlan, head_fingerprint: str) 
             "embedding": planned.job.key.folder,
             "head": head_fingerprint,
             "units": [unit.unit_id for unit in partition.units],
+            "outcome": outcome.fingerprint,
         },
     )
