@@ -121,7 +121,8 @@ def _show(folder: Path, settings: "Settings", report: "LabelReport") -> None:
             f"embedded   {embed.embedded.documents:,} documents, {embed.embedded.tokens:,} tokens: "
             f"{embed.documents_per_second:,.1f} documents/s, {embed.tokens_per_second:,.0f} tokens/s"
         )
-        say(f"encoder    {encoder_speed(embed)}")
+        if embed.encoder_use.encoded_tokens:
+            say(f"encoder    {encoder_speed(embed)}")
     else:
         say(f"embedded   nothing: the vectors of all {embed.counts.embedded:,} documents were there")
     say(f"published  {', '.join(f'{p.partition} {p.commit}' for p in report.publish.partitions)}")
