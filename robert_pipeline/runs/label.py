@@ -19,13 +19,16 @@ class LabelReport:
     publish: PublishReport
 
 
-def label(settings: Settings, planned: Plan) -> LabelReport:
-    """Label the planned partitions with the head in `settings.model`. Raises what `check_label` raises, at once."""
+def label(settings: Settings, planned: Plan, *, force: bool = False) -> LabelReport:
+    """Label the planned partitions with the head in `settings.model`; with `force`, also those out of bounds.
+
+    Raises what `check_label` raises, at once.
+    """
     check_label(settings, planned)
     embedded = embed_plan(planned)
     planned = planned.embedded()
     scored = score(planned, model=settings.model)
-    return LabelReport(embed=embedded, score=scored, publish=publish(settings, planned))
+    return LabelReport(embed=embedded, score=scored, publish=publish(settings, planned, force=force))
 
 
 def check_label(settings: Settings, planned: Plan, *, trains_first: bool = False) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from robert_pipeline.config import Settings, fingerprint
+from robert_pipeline.runs.looks import check_bounds
 from robert_pipeline.runs.outcome import partition_outcome
 from robert_pipeline.runs.plan import PartitionPlan, Plan
 from robert_pipeline.runs.score import load_head_for
@@ -29,19 +30,22 @@ class PublishReport:
     location: str
 
 
-def publish(settings: Settings, planned: Plan) -> PublishReport:
+def publish(settings: Settings, planned: Plan, *, force: bool = False) -> PublishReport:
     """Publish the planned partitions as the head in `settings.model` scored them.
 
-    Raises AccountingError, before anything of a partition changes, where labelled and rejected rows do not add up to
-    the partition's documents.
+    Raises, before anything of a partition changes, AccountingError where labelled and rejected rows do not add up to
+    the partition's documents, and BoundsError where it is outside `settings.bounds`, unless `force` is set.
     """
     head_fingerprint = load_head_for(planned, model=settings.model).fingerprint
     sink = open_warehouse(settings.warehouse)
     sink.check()
+    published = sink.commit_keys("predictions")
     done: list[PublishedPartition] = []
     for partition in planned.partitions:
         outcome = partition_outcome(planned, partition, head_fingerprint)
-        key = _commit_key(planned, partition, head_fingerprint)
+        key = commit_key(planned, partition, head_fingerprint)
+        if not force and published.get(partition.partition) != key:
+            check_bounds(sink, outcome, settings.bounds)
         # The rejects first: once the predictions are committed, the partition is published.
         sink.replace_partition("rejects", outcome.partition, outcome.rejects.to_batches(), key)
         commit = sink.replace_partition("predictions", outcome.partition, outcome.predictions(), key)
@@ -57,7 +61,7 @@ def publish(settings: Settings, planned: Plan) -> PublishReport:
     return PublishReport(partitions=tuple(done), location=sink.location("predictions"))
 
 
-def _commit_key(planned: Plan, partition: PartitionPlan, head_fingerprint: str) -> str:
+def commit_key(planned: Plan, partition: PartitionPlan, head_fingerprint: str) -> str:
     """The same for the same rows: contracts, embedding, head, and the units."""
     return fingerprint(
         "commit/1",
