@@ -83,18 +83,20 @@ def run_partition(
     force: bool = False,
     active: int = 1,
     started: float | None = None,
+    patience_seconds: float = 0.0,
     steps: Steps | None = None,
     clock: Clock = time.time,
 ) -> PartitionReport:
     """Claim a partition, label it with the current head, publish it, and keep a record of the run.
 
     `active` is how many runs share this machine, `started` when this one began (seconds since 1970; now, by default).
-    Raises ClaimError, before any work, where another run works on the partition, and before publishing where it was
-    taken over; BoundsError where it is out of bounds, unless `force` is set; else what the steps raise.
+    Raises ClaimError, before any work, where another run works on the partition, still after `patience_seconds`, and
+    before publishing where it was taken over; BoundsError where it is out of bounds, unless `force` is set; else what
+    the steps raise.
     """
     started = clock() if started is None else started
     steps = steps or Steps()
-    with claimed(open_claims(settings), partition, run_id) as check_claim:
+    with claimed(open_claims(settings), partition, run_id, patience_seconds=patience_seconds) as check_claim:
         settings = with_current_head(settings)
         planned: Plan | None = None
         embedded: EmbedReport | None = None

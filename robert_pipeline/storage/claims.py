@@ -138,12 +138,14 @@ def open_claims(settings: Settings, *, clock: Clock = time.time) -> Claims:
 
 
 @contextlib.contextmanager
-def claimed(claims: Claims, partition: str, run_id: str) -> Iterator[Callable[[], None]]:
+def claimed(
+    claims: Claims, partition: str, run_id: str, *, patience_seconds: float = 0.0
+) -> Iterator[Callable[[], None]]:
     """Hold a partition while the block runs; yields a check that raises ClaimError where it was lost meanwhile.
 
-    Raises ClaimError at once where somebody else holds it.
+    Raises ClaimError where somebody else holds it, still after `patience_seconds`.
     """
-    claim = claims.take(partition, run_id)
+    claim = _take(claims, partition, run_id, time.monotonic() + patience_seconds)
     ended = threading.Event()
 
     def beat() -> None:
@@ -158,6 +160,16 @@ def claimed(claims: Claims, partition: str, run_id: str) -> Iterator[Callable[[]
     finally:
         ended.set()
         claims.release(partition, run_id)
+
+
+def _take(claims: Claims, partition: str, run_id: str, deadline: float) -> Claim:
+    while True:
+        try:
+            return claims.take(partition, run_id)
+        except ClaimError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(1.0)
 
 
 def _name(partition: str) -> str:

@@ -9,6 +9,7 @@ ledger of the table is the truth.
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from typing import Literal
 
 from robert_pipeline.core.price import RateSample
@@ -69,6 +70,15 @@ def write_crash(store: str, partition: str, run_id: str, error: str) -> None:
 def find_record(store: str, partition: str, run_id: str) -> RunRecord | None:
     """What a run left behind; None where it came to no end."""
     return _read(Files(store), _path(partition, run_id))
+
+
+def tokens_since(store: str, partitions: Iterable[str], moment: float) -> int:
+    """Tokens that runs of these partitions have embedded which came to an end after `moment`, in seconds since 1970."""
+    files = Files(store)
+    since = datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+    entries = [entry for name in partitions for entry in files.list(f"{FOLDER}/{partition_folder(name)}")]
+    records = [_read(files, entry.path) for entry in entries]
+    return sum(record.sample.embed_tokens for record in records if record is not None and record.finished_at >= since)
 
 
 def failed_partitions(store: str, partitions: Iterable[str]) -> set[str]:

@@ -1,0 +1,126 @@
+"""The flow that labels history on a Prefect server: plans from the ledger, then one run a partition on the workers.
+
+It embeds and publishes nothing itself. Killed and started again, it joins the runs that it had started.
+"""
+
+import asyncio
+import time
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import prefect.runtime
+from prefect import Flow, flow, get_run_logger
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.client.schemas.objects import FlowRun, State
+from pydantic import Field
+
+from flows.artifacts import ProgressArtifact, backfill_rows, backfill_summary
+from flows.children import Child, Parameters, cancel_children, run_child
+from flows.partition import ConfigPath, ForceOption
+from robert_pipeline.core.backfill import Reprocess
+from robert_pipeline.core.price import SECONDS_PER_HOUR
+from robert_pipeline.errors import RobertError
+from robert_pipeline.runs.backfill_plan import BackfillPlan, Selection, plan_backfill
+from robert_pipeline.runs.identity import new_run_id
+from robert_pipeline.storage.run_records import tokens_since
+from robert_pipeline.storage.settings import load_settings
+
+
+class BackfillError(RobertError):
+    """Some partitions of a backfill were not published."""
+
+
+async def _cancel(flow: "Flow[..., Any]", flow_run: FlowRun, state: "State[Any]") -> None:  # noqa: ARG001 - a hook
+    await cancel_children(tag_of(str(flow_run.id)))
+
+
+def tag_of(flow_run_id: str) -> str:
+    """What the child runs of a backfill are tagged with."""
+    return f"backfill-of-{flow_run_id}"
+
+
+@flow(name="backfill", persist_result=False, on_cancellation=[_cancel])
+async def backfill(
+    config: ConfigPath = "robert.toml",
+    since: Annotated[date | None, Field(title="Since", description="First day. Empty: the oldest.")] = None,
+    until: Annotated[date | None, Field(title="Until", description="Last day, included. Empty: the newest.")] = None,
+    reprocess: Annotated[
+        Reprocess,
+        Field(
+            title="Reprocess",
+            description="What to run besides partitions that were never published: none; failed: those that failed; "
+            "stale: also those made by another head, encoder, contract or from other documents; completed: all.",
+        ),
+    ] = "none",
+    max_active: Annotated[
+        int | None, Field(title="Max. active", ge=1, description="Partitions at the same time. Empty: the settings'.")
+    ] = None,
+    newest_first: Annotated[bool, Field(title="Newest first", description="Begin with the last day.")] = False,
+    dry_run: Annotated[bool, Field(title="Dry run", description="Show the plan and its price; run nothing.")] = False,
+    price_per_hour: Annotated[
+        float | None, Field(title="Price per hour", ge=0, description="What an hour costs. Empty: the settings'.")
+    ] = None,
+    budget: Annotated[
+        float | None, Field(title="Budget", ge=0, description="Refuse to start above this cost, and stop at it.")
+    ] = None,
+    force: ForceOption = False,
+) -> None:
+    """Label the partitions that the published table lacks, or holds from an older head.
+
+    The price stands in an artifact before anything runs. Cancelling this run cancels the runs of its partitions.
+    """
+    log = get_run_logger()
+    run_id = new_run_id()
+    selection = Selection(since=since, until=until, reprocess=reprocess, newest_first=newest_first)
+    settings = load_settings({}, file=Path(config), like_head=True)
+    planned = await asyncio.to_thread(plan_backfill, settings, selection, run_id=run_id, price_per_hour=price_per_hour)
+    await acreate_markdown_artifact(backfill_summary(planned.estimate), key="backfill-price", description=run_id)
+    log.info("run %s: %d of %d partitions to run", run_id, len(planned.chosen), len(planned.facts))
+    planned.estimate.check_budget(budget)
+    if dry_run or not planned.chosen:
+        return
+    active = min(max_active or settings.operations.max_active, len(planned.chosen))
+    started = time.time()
+    children = await _run_all(planned, config=config, force=force, active=active, budget=budget, started=started)
+    await acreate_table_artifact(backfill_rows(children), key="backfill", description=f"run {run_id}")
+    hours = (time.time() - started) / SECONDS_PER_HOUR
+    tokens = await asyncio.to_thread(tokens_since, settings.store, [c.partition for c in children], started)
+    summary = backfill_summary(planned.estimate, hours=hours, tokens=tokens)
+    await acreate_markdown_artifact(summary, key="backfill-price", description=run_id)
+    if undone := [child for child in children if child.ending != "published"]:
+        raise BackfillError(
+            f"{len(undone)} of {len(children)} partitions were not published: "
+            f"{', '.join(child.partition for child in undone[:5])}{', …' if len(undone) > 5 else ''}",
+            fix="Look at their runs; run the backfill again with reprocess 'failed'",
+        )
+
+
+async def _run_all(
+    planned: BackfillPlan, *, config: str, force: bool, active: int, budget: float | None, started: float
+) -> list[Child]:
+    slots = asyncio.Semaphore(active)
+    progress = await asyncio.to_thread(ProgressArtifact, "backfill-progress", f"{len(planned.chosen)} partitions")
+    tag = tag_of(str(prefect.runtime.flow_run.id))
+    price = planned.estimate.price_per_hour
+    ended: list[Child] = []
+
+    def is_spent() -> bool:
+        hours = (time.time() - started) / SECONDS_PER_HOUR
+        return budget is not None and price is not None and hours * price > budget
+
+    async def run(index: int) -> Child:
+        fact = planned.chosen[index]
+        async with slots:
+            if is_spent():
+                child = Child(
+                    partition=fact.partition, ending="not started", attempts=0, name="", error="the budget is spent"
+                )
+            else:
+                parameters: Parameters = {"config": config, "force": force, "active": active}
+                child = await run_child(planned.settings, fact, parameters, tag=tag)
+        ended.append(child)
+        await asyncio.to_thread(progress.show, 100 * len(ended) / len(planned.chosen), now=True)
+        return child
+
+    return list(await asyncio.gather(*(run(index) for index in range(len(planned.chosen)))))
