@@ -10,23 +10,22 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prefect.automations import Automation
+    from prefect.events.schemas.automations import AutomationCore
 
 NAME = "robert: a run without a heartbeat has crashed"
 SILENCE = timedelta(seconds=90)
 """Three heartbeats. The server looks every few seconds, so a dead run is found within two minutes."""
 
 
-def crash_silent_runs() -> "Automation":
+def crash_silent_runs() -> "AutomationCore":
     """After a heartbeat, either the next one or an end must follow; where neither does, the run is called Crashed."""
-    from prefect.automations import Automation
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import EventTrigger, Posture
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
     from prefect.events.schemas.events import ResourceSpecification
 
     ends = ("Completed", "Failed", "Cancelled", "Crashed")
-    return Automation(
+    return AutomationCore(
         name=NAME,
         description="Its process was killed, or its machine is gone. The next plan picks its partition up.",
         trigger=EventTrigger(
@@ -65,7 +64,7 @@ def main() -> None:
     if parser.parse_args().json:
         from robert_pipeline.terminal import say
 
-        say(json.dumps(crash_silent_runs().model_dump(mode="json", exclude_none=True, exclude={"id"}), indent=2))
+        say(json.dumps(crash_silent_runs().model_dump(mode="json", exclude_none=True), indent=2))
     else:
         asyncio.run(ensure_automations())
 

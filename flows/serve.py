@@ -140,7 +140,7 @@ def wait_for_server(api_url: str) -> None:
 
 
 def set_up(environment: Mapping[str, str], config: Path, *, embedding_slots: int) -> None:
-    """Work pool, deployments of prefect.yaml with this settings file, concurrency limit, automation; again is no harm."""
+    """Work pool, deployments of prefect.yaml with this settings file, slots, automation; again is no harm."""
 
     def prefect(*arguments: str) -> None:
         command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]

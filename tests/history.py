@@ -31,7 +31,8 @@ def write_history(project, folder, count):
 def commits(settings):
     """How often each partition of the predictions was committed."""
     found = {}
-    for version in open_warehouse(settings.warehouse).history("predictions"):
+    sink = open_warehouse(settings.warehouse)
+    for version in sink.history("predictions") if sink.commit_keys("predictions") else []:
         if version.partition is not None:
             found[version.partition] = found.get(version.partition, 0) + 1
     return found
