@@ -80,7 +80,13 @@ def publish(settings: Settings, partition: str, run_id: str, force: bool) -> Pub
     return partition_run.publish_step(settings, partition, run_id, force)
 
 
-@flow(name="label-partition", flow_run_name="label {partition}", log_prints=False, persist_result=False)
+def _run_name() -> str:
+    given: str | None = prefect.runtime.flow_run.parameters.get("partition")
+    scheduled = prefect.runtime.flow_run.scheduled_start_time or datetime.now(UTC)
+    return f"label {given}" if given else f"label the day before {scheduled:%Y-%m-%d}"
+
+
+@flow(name="label-partition", flow_run_name=_run_name, persist_result=False)
 def label_partition(
     config: ConfigPath = "robert.toml",
     partition: Annotated[

@@ -21,11 +21,11 @@ def settings(project, tmp_path, prefect):
 
 
 def artifacts():
-    """Newest first, by kind."""
+    """Newest last, by kind."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        return {artifact.type: artifact for artifact in reversed(client.read_artifacts())}
+        return {artifact.type: artifact for artifact in sorted(client.read_artifacts(), key=lambda made: made.created)}
 
 
 def test_a_partition_is_published_once_and_shown(settings, tmp_path):
