@@ -17,7 +17,6 @@ from pydantic import Field
 
 from flows.artifacts import ProgressArtifact, backfill_rows, backfill_summary
 from flows.children import Child, Parameters, cancel_children, run_child
-from flows.partition import ConfigPath, ForceOption
 from robert_pipeline.core.backfill import Reprocess
 from robert_pipeline.core.price import SECONDS_PER_HOUR
 from robert_pipeline.errors import RobertError
@@ -42,33 +41,33 @@ def tag_of(flow_run_id: str) -> str:
 
 @flow(name="backfill", persist_result=False, on_cancellation=[_cancel])
 async def backfill(
-    config: ConfigPath = "robert.toml",
-    since: Annotated[date | None, Field(title="Since", description="First day. Empty: the oldest.")] = None,
-    until: Annotated[date | None, Field(title="Until", description="Last day, included. Empty: the newest.")] = None,
-    reprocess: Annotated[
-        Reprocess,
-        Field(
-            title="Reprocess",
-            description="What to run besides partitions that were never published: none; failed: those that failed; "
-            "stale: also those made by another head, encoder, contract or from other documents; completed: all.",
-        ),
-    ] = "none",
-    max_active: Annotated[
-        int | None, Field(title="Max. active", ge=1, description="Partitions at the same time. Empty: the settings'.")
-    ] = None,
-    newest_first: Annotated[bool, Field(title="Newest first", description="Begin with the last day.")] = False,
-    dry_run: Annotated[bool, Field(title="Dry run", description="Show the plan and its price; run nothing.")] = False,
-    price_per_hour: Annotated[
-        float | None, Field(title="Price per hour", ge=0, description="What an hour costs. Empty: the settings'.")
-    ] = None,
-    budget: Annotated[
-        float | None, Field(title="Budget", ge=0, description="Refuse to start above this cost, and stop at it.")
-    ] = None,
-    force: ForceOption = False,
+    config: str = "robert.toml",
+    since: date | None = None,
+    until: date | None = None,
+    reprocess: Reprocess = "none",
+    max_active: Annotated[int, Field(ge=1)] | None = None,
+    newest_first: bool = False,
+    dry_run: bool = False,
+    price_per_hour: Annotated[float, Field(ge=0)] | None = None,
+    budget: Annotated[float, Field(ge=0)] | None = None,
+    force: bool = False,
 ) -> None:
     """Label the partitions that the published table lacks, or holds from an older head.
 
     The price stands in an artifact before anything runs. Cancelling this run cancels the runs of its partitions.
+
+    Args:
+        config: Path of robert.toml, the settings file, on the worker's machine.
+        since: First day. None: the oldest.
+        until: Last day, included. None: the newest.
+        reprocess: What to run besides partitions that were never published. none: nothing; failed: those that failed;
+            stale: also those made by another head, encoder, contract or from other documents; completed: all.
+        max_active: Partitions at the same time. None: what the settings say.
+        newest_first: Begin with the last day.
+        dry_run: Show the plan and its price; run nothing.
+        price_per_hour: What an hour of a worker costs, in any currency. None: what the settings say.
+        budget: Refuse to start above this cost, and start no further partition once it is spent.
+        force: Publish also what is outside the bounds that the settings set.
     """
     log = get_run_logger()
     run_id = new_run_id()

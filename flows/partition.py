@@ -47,13 +47,6 @@ SLOT_LEASE_SECONDS = 60.0
 CLAIM_PATIENCE_SECONDS = 150.0
 """Longer than a dead run keeps its claim."""
 
-ConfigPath = Annotated[
-    str, Field(title="Settings file", description="Path of robert.toml, on the machine of the worker.")
-]
-ForceOption = Annotated[
-    bool, Field(title="Force", description="Publish also what is outside the bounds that the settings set.")
-]
-
 
 @task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=is_transient, cache_policy=NO_CACHE)
 def check(settings: Settings, partition: str, run_id: str) -> Plan:
@@ -88,24 +81,21 @@ def _run_name() -> str:
 
 @flow(name="label-partition", flow_run_name=_run_name, persist_result=False)
 def label_partition(
-    config: ConfigPath = "robert.toml",
-    partition: Annotated[
-        str | None,
-        Field(
-            title="Partition",
-            description="Corpus partition, such as day=2026-01-31. Empty: the day before the one the run was "
-            "scheduled for, in UTC.",
-        ),
-    ] = None,
-    force: ForceOption = False,
-    active: Annotated[
-        int, Field(title="Active runs", ge=1, description="How many runs share the machine; counts in its rates only.")
-    ] = 1,
+    config: str = "robert.toml",
+    partition: str | None = None,
+    force: bool = False,
+    active: Annotated[int, Field(ge=1)] = 1,
 ) -> None:
     """Label one partition with the current head and publish it.
 
     Nothing is embedded twice and nothing published twice, however often this runs. What may go away by itself is tried
     again, after 10 and 60 seconds; an error that names its fix is not.
+
+    Args:
+        config: Path of robert.toml, the settings file, on the worker's machine.
+        partition: Corpus partition, such as day=2026-01-31. None: that of the day before the scheduled time, in UTC.
+        force: Publish also what is outside the bounds that the settings set.
+        active: How many runs share the machine; counts in the rates that it leaves for later estimates, no more.
     """
     log = get_run_logger()
     run_id = new_run_id()
