@@ -11,11 +11,16 @@ from typing import Annotated, Any
 
 import prefect.runtime
 from prefect import Flow, flow, get_run_logger
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
 from prefect.client.schemas.objects import FlowRun, State
 from pydantic import Field
 
-from flows.artifacts import ProgressArtifact, backfill_rows, backfill_summary
+from flows.artifacts import backfill_rows, backfill_summary
 from flows.children import Child, Parameters, cancel_children, run_child
 from robert_pipeline.core.backfill import Reprocess
 from robert_pipeline.core.price import SECONDS_PER_HOUR
@@ -39,7 +44,12 @@ def tag_of(flow_run_id: str) -> str:
     return f"backfill-of-{flow_run_id}"
 
 
-@flow(name="backfill", persist_result=False, on_cancellation=[_cancel])
+@flow(
+    name="backfill",
+    flow_run_name="backfill {since} to {until}, {reprocess}",
+    persist_result=False,
+    on_cancellation=[_cancel],
+)
 async def backfill(
     config: str = "robert.toml",
     since: date | None = None,
@@ -99,7 +109,7 @@ async def _run_all(
     planned: BackfillPlan, *, config: str, force: bool, active: int, budget: float | None, started: float
 ) -> list[Child]:
     slots = asyncio.Semaphore(active)
-    progress = await asyncio.to_thread(ProgressArtifact, "backfill-progress", f"{len(planned.chosen)} partitions")
+    bar = await acreate_progress_artifact(0.0, key="backfill-progress", description=f"{len(planned.chosen)} partitions")
     tag = tag_of(str(prefect.runtime.flow_run.id))
     price = planned.estimate.price_per_hour
     ended: list[Child] = []
@@ -119,7 +129,7 @@ async def _run_all(
                 parameters: Parameters = {"config": config, "force": force, "active": active}
                 child = await run_child(planned.settings, fact, parameters, tag=tag)
         ended.append(child)
-        await asyncio.to_thread(progress.show, 100 * len(ended) / len(planned.chosen), now=True)
+        await aupdate_progress_artifact(bar, 100 * len(ended) / len(planned.chosen))
         return child
 
     return list(await asyncio.gather(*(run(index) for index in range(len(planned.chosen)))))
