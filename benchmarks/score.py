@@ -126,6 +126,7 @@ def _write_block(writer: ShardWriter, rng: np.random.Generator, unit_id: str, fi
     document_N = np.repeat(np.arange(documents), lengths_B)
     index_N = np.arange(len(document_N)) - np.repeat(np.cumsum(lengths_B) - lengths_B, lengths_B)
     tokens_N = (200 + 150 * (lengths_B - 1))[document_N]
+    new_tokens_N = np.where(index_N == 0, 200, 150)
     hashes = [bytes(row).hex() for row in rng.integers(0, 256, (documents, 32), np.uint8)]
     writer.write(
         chunk_rows(
@@ -138,6 +139,8 @@ def _write_block(writer: ShardWriter, rng: np.random.Generator, unit_id: str, fi
             token_start_N=index_N * 150,
             token_count_N=np.full(len(index_N), 200),
             document_tokens_N=tokens_N,
+            token_ids=rng.integers(1_000, 30_000, int(new_tokens_N.sum()), np.int32),
+            new_tokens_N=new_tokens_N,
             vectors_ND=vectors_ND.astype(np.float32),
         )
     )

@@ -21,6 +21,11 @@ def _fields(vector: pa.DataType) -> tuple[pa.Field, ...]:
         field("token_start", pa.int64(), "First token of the chunk in the document, special tokens not counted."),
         field("token_count", pa.int32(), "Tokens in the chunk, special tokens not counted."),
         field("document_tokens", pa.int64(), "Tokens in the whole document, special tokens not counted."),
+        field(
+            "token_ids",
+            pa.list_(pa.field("element", pa.int32(), nullable=False)),
+            "The chunk's tokens that no earlier chunk of the document has, so that its tokens follow one another.",
+        ),
         field("vector", vector, "The chunk's embedding; values of the encoder's pooled output."),
     )
 

@@ -117,5 +117,7 @@ def _rows(schema, doc_ids, texts):
         token_start_N=index_N * 7,
         token_count_N=np.full(len(index_N), 10),
         document_tokens_N=(lengths_B * 7 + 3)[document_N],
+        token_ids=np.concatenate([np.arange(7 * length + 3) for length in lengths_B]).astype(np.int32),
+        new_tokens_N=np.where(index_N == 0, 10, 7),
         vectors_ND=np.concatenate([np.asarray(text, np.float32) for text in texts]),
     )

@@ -19,10 +19,12 @@ MIN_PER_SIDE = 5
 SCALE_RANGE = (0.02, 50.0)
 
 
-def calibrate(logits_BK: Floats, targets: TargetValues, output: Output) -> Calibration:
+def calibrate(logits_BK: Floats, targets: TargetValues, output: Output, *, is_centred: bool = False) -> Calibration:
     """Temperature for a softmax, Platt scaling for sigmoids; nothing is changed where held-out documents are too few.
 
-    `targets` is the class of each document (B,) for 'binary' (0 or 1) and 'multiclass', or a mask (B, K).
+    A binary logit that `is_centred` is zero where both labels are as likely: it gets a temperature, since an offset
+    from a hundred documents would do more harm than good. `targets` is the class of each document (B,) for 'binary' (0
+    or 1) and 'multiclass', or a mask (B, K).
     """
     count, logit_count = logits_BK.shape
     if count < MIN_DOCUMENTS:
@@ -32,6 +34,10 @@ def calibrate(logits_BK: Floats, targets: TargetValues, output: Output) -> Calib
         return Calibration(
             method="temperature", scale=(scale,) * logit_count, offset=(0.0,) * logit_count, documents=count
         )
+    if output == "binary" and is_centred:
+        both_BK = np.concatenate([np.zeros_like(logits_BK), logits_BK], axis=1)
+        scale = temperature_scale(both_BK, np.asarray(targets, np.int64))
+        return Calibration(method="temperature", scale=(scale,), offset=(0.0,), documents=count)
     truth_BK = np.asarray(targets).reshape(count, -1).astype(bool)
     pairs = [platt_scale(logits_BK[:, k], truth_BK[:, k]) for k in range(logit_count)]
     if all(pair is None for pair in pairs):

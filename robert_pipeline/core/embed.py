@@ -61,7 +61,19 @@ class EmbeddedTexts:
     char_start_N: Int64
     char_end_N: Int64
     token_counts_B: Int64
+    token_ids: NDArray[np.int32] = field(repr=False)
+    """Of all texts, one after the other."""
     vectors_ND: NDArray[np.float32] = field(repr=False)
+
+    def new_tokens(self, chosen_N: NDArray[np.bool_]) -> tuple[NDArray[np.int32], Int64]:
+        """The tokens of these chunks that no earlier chunk of the text has, chunk by chunk, and how many of each."""
+        ends_N = self.spans.start_N + self.spans.count_N
+        seen_N = np.where(self.spans.index_N > 0, np.roll(ends_N, 1), 0)
+        first_token_B = np.cumsum(self.token_counts_B) - self.token_counts_B
+        first_N = (first_token_B[self.spans.document_N] + seen_N)[chosen_N]
+        count_N = (ends_N - seen_N)[chosen_N]
+        places = np.repeat(first_N - (np.cumsum(count_N) - count_N), count_N) + np.arange(count_N.sum())
+        return self.token_ids[places], count_N
 
 
 def embed_texts(
@@ -84,6 +96,7 @@ def embed_texts(
         char_start_N=read.places_N2[:, 0],
         char_end_N=read.places_N2[:, 1],
         token_counts_B=read.token_counts_B,
+        token_ids=read.token_ids,
         vectors_ND=_encode(read, spans, tokenizer, encoder, budget, on_encoded),
     )
 

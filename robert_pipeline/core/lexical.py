@@ -9,14 +9,13 @@ A document's logit is a sum over its terms, so every occurrence of a term has a 
 Axes: B documents, F features, K labels, C counts.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robert_pipeline.core.terms import Int64, TermCounts
+from robert_pipeline.core.terms import DocumentTokens, Int64, TermCounts, count_terms, occurrences
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -51,46 +50,99 @@ class LexicalView:
         """Whether pairs of tokens are among the terms."""
         return self.view == "topic"
 
-    def features(self, counts: TermCounts) -> "scipy.sparse.csr_matrix":
-        """Unit vectors (B, F), sparse; terms that are no feature are left out."""
-        return _features(self.view, self.terms_F, self.scale_F, counts)
+    def read(self, tokens: DocumentTokens) -> "Reading":
+        """What the view makes of documents. Terms that are no feature say nothing."""
+        document_N, term_N, token_N = occurrences(tokens, pairs=self.pairs)
+        feature_N, known_N = _features_of(self.terms_F, term_N)
+        document_N, token_N = document_N[known_N], token_N[known_N]
+        width = max(1, len(self.terms_F))
+        keys_C, count_of_N, count_C = np.unique(document_N * width + feature_N, return_inverse=True, return_counts=True)
+        values_C = _values(self.view, self.scale_F, keys_C // width, keys_C % width, count_C, tokens.tokens_B)
+        return Reading(
+            view=self,
+            document_count=len(tokens),
+            document_N=document_N,
+            feature_N=feature_N,
+            token_N=token_N,
+            value_N=(values_C / count_C)[count_of_N],
+        )
 
-    def logits(self, counts: TermCounts) -> NDArray[np.float64]:
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Reading:
+    """Documents as a view sees them: every occurrence of a feature with its share of the feature's value."""
+
+    view: LexicalView
+    document_count: int
+    document_N: Int64
+    feature_N: Int64
+    token_N: Int64
+    """Place of the occurrence among the tokens."""
+    value_N: NDArray[np.float64]
+
+    def logits(self) -> NDArray[np.float64]:
         """Decision values (B, K)."""
-        logits_BK: NDArray[np.float64] = self.features(counts) @ self.weights_KF.T.astype(np.float64) + self.bias_K
+        import scipy.sparse
+
+        # Shares of one feature add up in the product.
+        starts = np.concatenate([[0], np.cumsum(np.bincount(self.document_N, minlength=self.document_count))])
+        order = np.argsort(self.document_N, kind="stable")
+        features_BF = scipy.sparse.csr_matrix(
+            (self.value_N[order], self.feature_N[order], starts),
+            shape=(self.document_count, len(self.view.terms_F)),
+        )
+        logits_BK: NDArray[np.float64] = features_BF @ self.view.weights_KF.T.astype(np.float64) + self.view.bias_K
         return logits_BK
+
+    def contributions(self, class_B: Int64) -> tuple[Int64, NDArray[np.float64]]:
+        """(place of the token, what it adds) of every occurrence; of a document, its logit `class_B` less the bias."""
+        return self.token_N, self.value_N * self.view.weights_KF[class_B[self.document_N], self.feature_N]
+
+
+def _features_of(terms_F: Int64, terms: Int64) -> tuple[Int64, NDArray[np.bool_]]:
+    """Features of those terms that are one, and which are."""
+    if not len(terms_F):
+        return np.empty(0, np.int64), np.zeros(len(terms), bool)
+    feature = np.minimum(np.searchsorted(terms_F, terms), len(terms_F) - 1)
+    known: NDArray[np.bool_] = terms_F[feature] == terms
+    return feature[known], known
+
+
+def _values(
+    view: View, scale_F: Floats, document_C: Int64, feature_C: Int64, count_C: Int64, tokens_B: Int64
+) -> NDArray[np.float64]:
+    """Values of the counted features of documents, scaled to unit length by document."""
+    raw_C = 1 + np.log(count_C) if view == "topic" else np.sqrt(count_C / np.maximum(tokens_B[document_C], 1))
+    values_C = raw_C * scale_F[feature_C]
+    norms_B = np.sqrt(np.bincount(document_C, values_C**2, minlength=len(tokens_B)))
+    scaled_C: NDArray[np.float64] = values_C / np.maximum(norms_B[document_C], 1e-12)
+    return scaled_C
 
 
 def _features(view: View, terms_F: Int64, scale_F: Floats, counts: TermCounts) -> "scipy.sparse.csr_matrix":
     import scipy.sparse
 
-    place_C = np.searchsorted(terms_F, counts.term_C)
-    place_C[place_C == len(terms_F)] = 0
-    known_C = terms_F[place_C] == counts.term_C if len(terms_F) else np.zeros(len(place_C), bool)
-    document_C, place_C = counts.document_C[known_C], place_C[known_C]
-    values_C = counts.count_C[known_C].astype(np.float64)
-    if view == "topic":
-        values_C = 1 + np.log(values_C)
-    else:
-        values_C = np.sqrt(values_C / np.maximum(counts.tokens_B[document_C], 1))
-    values_C *= scale_F[place_C]
-    norms_B = np.sqrt(np.bincount(document_C, values_C**2, minlength=len(counts)))
-    values_C /= np.maximum(norms_B[document_C], 1e-12)
+    feature_C, known_C = _features_of(terms_F, counts.term_C)
+    document_C = counts.document_C[known_C]
+    values_C = _values(view, scale_F, document_C, feature_C, counts.count_C[known_C], counts.tokens_B)
     starts = np.concatenate([[0], np.cumsum(np.bincount(document_C, minlength=len(counts)))])
-    return scipy.sparse.csr_matrix((values_C, place_C, starts), shape=(len(counts), len(terms_F)))
+    return scipy.sparse.csr_matrix((values_C, feature_C, starts), shape=(len(counts), len(terms_F)))
 
 
 def fit_view(
-    view: View, counts: TermCounts, targets: Int64 | NDArray[np.bool_], *, label_count: int, strength: float = 1.0
+    view: View, tokens: DocumentTokens, targets: Int64 | NDArray[np.bool_], *, logit_count: int, strength: float = 1.0
 ) -> LexicalView:
     """Train on documents with the class of each (B,), or a mask (B, K).
 
-    `strength` is the inverse of the regularisation (C of the support vector machine). Binary targets give one logit, of
-    class 1.
+    `logit_count` is one for binary targets whose only logit is that of class 1, else the number of labels. `strength`
+    is the inverse of the regularisation (C of the support vector machine).
     """
-    terms_F, scale_F = _vocabulary(view, counts, 1 if label_count == 2 and targets.ndim == 1 else label_count)
+    counts = count_terms(tokens, pairs=view == "topic")
+    terms_F, scale_F = _vocabulary(view, counts, logit_count)
     features = _features(view, terms_F, scale_F, counts)
-    weights, bias = _machines(features, targets, label_count, strength)
+    weights, bias = _machines(features, targets, max(2, logit_count) if targets.ndim == 1 else logit_count, strength)
+    if targets.ndim == 1 and logit_count == 2:
+        weights, bias = _both_sides(weights, bias)
     return LexicalView(view=view, terms_F=terms_F, scale_F=scale_F, weights_KF=weights, bias_K=bias)
 
 
@@ -147,8 +199,3 @@ def _both_sides(weights: Floats, bias: Floats) -> tuple[Floats, Floats]:
 
 def _constant(width: int, wanted: NDArray[np.generic]) -> tuple[Floats, Floats]:
     return np.zeros((1, width), np.float32), np.array([1.0 if wanted.any() else -1.0], np.float32)
-
-
-def view_logits(views: Sequence[LexicalView], counts: TermCounts) -> list[NDArray[np.float64]]:
-    """Decision values of every view."""
-    return [view.logits(counts) for view in views]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from robert_pipeline.config import Chunking, EncoderSource, HeadConfig, Plain, fingerprint
 from robert_pipeline.core.family import logit_count
+from robert_pipeline.core.fusion import Fusion
 from robert_pipeline.core.head import Head
 from robert_pipeline.errors import ConfigError, ModelError
 
@@ -116,6 +117,8 @@ class TrainedHead:
     calibration: Calibration
     thresholds: Thresholds
     weights_sha256: str
+    fusion: Fusion | None = None
+    """What the words say beside the chunk vectors; None for a head of vectors alone."""
     notes: tuple[tuple[str, Plain], ...] = ()
     """How it came about: seed, epochs, documents. Decides nothing, is not part of the fingerprint."""
 
@@ -135,6 +138,12 @@ class TrainedHead:
         ]
         if wrong:
             raise ModelError(f"{wrong[0]} does not have one value for each of {count} labels", fix="Save it again")
+        for view in self.fusion.views if self.fusion else ():
+            if len(view.bias_K) != self.logit_count:
+                raise ModelError(
+                    f"view '{view.view}' has {len(view.bias_K)} logits, the head {self.logit_count}",
+                    fix="Train it again",
+                )
         if self.config.output == "multiclass" and not all(self.thresholds.decision):
             raise ConfigError("a multi-class decision value is 0", fix="Give more than 0")
 
@@ -158,6 +167,12 @@ class TrainedHead:
             "review": self.thresholds.review,
             "weights": self.weights_sha256,
         }
+        if self.fusion is not None:
+            values |= {
+                "views": self.fusion.sha256,
+                "head_weight": self.fusion.head_weight,
+                "view_weights": self.fusion.view_weights,
+            }
         return fingerprint("head/1", values)
 
     def check_shard(self, *, where: str, encoder_fingerprint: str, chunking_fingerprint: str, dimension: int) -> None:

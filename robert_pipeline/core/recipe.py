@@ -105,7 +105,12 @@ def train_head(
 
 
 def finish_head(
-    head: TrainedHead, logits_BK: Floats, values: TargetValues, target_precision: float | None
+    head: TrainedHead,
+    logits_BK: Floats,
+    values: TargetValues,
+    target_precision: float | None,
+    *,
+    is_centred: bool = False,
 ) -> tuple[TrainedHead, float]:
     """The head with calibration and thresholds from held-out logits and targets, and its accuracy on them.
 
@@ -113,7 +118,13 @@ def finish_head(
     withholds nothing.
     """
     calibration, thresholds = fit_probabilities(
-        logits_BK, values, head.config.output, head.calibration, head.thresholds.decision, target_precision
+        logits_BK,
+        values,
+        head.config.output,
+        head.calibration,
+        head.thresholds.decision,
+        target_precision,
+        is_centred=is_centred,
     )
     finished = replace(head, calibration=calibration, thresholds=thresholds)
     truth_BK = truth_mask(values, len(head.labels))
@@ -129,12 +140,15 @@ def fit_probabilities(
     so_far: Calibration,
     decision: tuple[float, ...],
     target_precision: float | None,
+    *,
+    is_centred: bool = False,
 ) -> tuple[Calibration, Thresholds]:
     """Calibration and thresholds from held-out logits and targets, whatever model gave the logits.
 
-    `so_far` is applied first. `decision` are the thresholds to decide by; those of a multi-label head are chosen here.
+    `is_centred` is that of `calibrate`. `so_far` is applied first. `decision` are the thresholds to decide by; those of
+    a multi-label head are chosen here.
     """
-    calibration = calibrate(so_far.apply(logits_BK), values, output).after(so_far)
+    calibration = calibrate(so_far.apply(logits_BK), values, output, is_centred=is_centred).after(so_far)
     probabilities_BK = label_probabilities(logits_BK, calibration, output)
     truth_BK = truth_mask(values, len(decision))
     if output == "multilabel":

@@ -14,6 +14,8 @@ from robert_pipeline.config import Output
 from robert_pipeline.core.evidence import explain
 from robert_pipeline.core.model import Calibration, Thresholds, TrainedHead
 from robert_pipeline.core.pack import borrow, finite_documents
+from robert_pipeline.core.terms import ChunkTokens
+from robert_pipeline.errors import ModelError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -40,19 +42,32 @@ class Scores:
 
 
 @torch.inference_mode()
-def score(head: TrainedHead, vectors_ND: NDArray[np.floating], lengths_B: Integers) -> Scores:
-    """Label a batch of documents. Source of the evidence: `robert_pipeline.core.evidence`."""
+def score(
+    head: TrainedHead, vectors_ND: NDArray[np.floating], lengths_B: Integers, tokens: ChunkTokens | None = None
+) -> Scores:
+    """Label a batch of documents; `tokens` of the chunks are needed where the head reads words too.
+
+    Source of the evidence: `robert_pipeline.core.evidence`, and for words the linearity of their views.
+    """
     vectors = borrow(vectors_ND)
     lengths = torch.from_numpy(lengths_B)
     module = head.module.eval()
     documents_BS, states_NS = module.read(vectors, lengths)
     logits_BK = module.classify(documents_BS).double().numpy()
+    words = None
+    if head.fusion is not None:
+        if tokens is None:
+            raise ModelError("this head reads words, but none are given", fix="Give the tokens of the chunks as well")
+        words = head.fusion.read(tokens.of_documents(lengths_B))
+        logits_BK = words.logits(logits_BK)
     probabilities_BK = label_probabilities(logits_BK, head.calibration, head.config.output)
     candidate_B, given_BK, needs_review_B = decide(probabilities_BK, head.config.output, head.thresholds)
     binary = head.config.output == "binary"
     class_B = np.zeros_like(candidate_B) if binary else candidate_B
     evidence = explain(module, states_NS, documents_BS, lengths, torch.from_numpy(class_B))
     contributions_N: Floats = evidence.contributions_N.numpy()
+    if words is not None and tokens is not None:
+        contributions_N = words.contributions(contributions_N, class_B, tokens.new_tokens_N)
     if binary:  # what speaks against the positive label speaks for the other
         contributions_N = contributions_N * np.repeat(np.where(candidate_B == 1, 1.0, -1.0), lengths_B)
     finite_B = finite_documents(vectors_ND, lengths_B)

@@ -31,6 +31,13 @@ def text_fractions(text_key_B: Integers, salt: str) -> Floats:
     return (z >> np.uint64(11)).astype(np.float64) / float(1 << 53)
 
 
+def group_fractions(text_key_B: Integers, groups_B: Integers, salt: str) -> Floats:
+    """The same, one number for all documents of a group: that of its smallest key. Equal texts stay together."""
+    smallest = np.full(int(groups_B.max(initial=-1)) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(smallest, groups_B, text_key_B)
+    return text_fractions(smallest[groups_B], salt)
+
+
 def hold_out(fraction_B: Floats, truth_BK: Booleans, share: float, *, keep: int) -> Booleans:
     """Which documents are held out: those whose text's fraction is below `share`.
 

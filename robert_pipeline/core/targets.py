@@ -17,10 +17,9 @@ NAMED_IN_ERRORS = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledVectors:
-    """Documents with labels: vectors, the value of the label column, and a key that equal texts share."""
+class Labelled:
+    """Documents with labels: the value of the label column, and a key that equal texts share."""
 
-    vectors: DocumentVectors
     label_names: tuple[str, ...]
     """Distinct values of the label column."""
     label_B: Integers
@@ -29,6 +28,13 @@ class LabelledVectors:
 
     def __len__(self) -> int:
         return len(self.label_B)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledVectors(Labelled):
+    """Documents with labels and chunk vectors."""
+
+    vectors: DocumentVectors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +58,7 @@ def truth_mask(values: TargetValues, label_count: int) -> Booleans:
     return mask_BK
 
 
-def make_targets(data: LabelledVectors, learning: Integers, config: HeadConfig, training: TrainingConfig) -> Targets:
+def make_targets(data: Labelled, learning: Integers, config: HeadConfig, training: TrainingConfig) -> Targets:
     """The labels that the documents `learning` have, sorted, and the target of every document of `data`.
 
     A binary head's positive label comes last. Raises TrainingError for fewer than two labels, a label with fewer than
@@ -67,7 +73,7 @@ def make_targets(data: LabelledVectors, learning: Integers, config: HeadConfig, 
     return targets
 
 
-def targets_for(labels: Sequence[str], data: LabelledVectors, *, multilabel: bool, separator: str) -> Targets:
+def targets_for(labels: Sequence[str], data: Labelled, *, multilabel: bool, separator: str) -> Targets:
     """The target of every document under labels that are fixed already.
 
     Raises TrainingError, naming it, for a label of the data that is not among them.

@@ -16,6 +16,31 @@ PAIR_SHIFT = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DocumentTokens:
+    """The tokens of several documents, one after the other, and how many each has."""
+
+    token_ids: NDArray[np.integer]
+    tokens_B: Int64
+
+    def __len__(self) -> int:
+        return len(self.tokens_B)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkTokens:
+    """The tokens of chunks, each without those that an earlier chunk of its document has, and how many of each."""
+
+    token_ids: NDArray[np.integer]
+    new_tokens_N: Int64
+
+    def of_documents(self, lengths_B: Int64) -> DocumentTokens:
+        """The same tokens by document, of documents with so many chunks."""
+        starts_B = np.cumsum(lengths_B) - lengths_B
+        tokens_B = np.add.reduceat(self.new_tokens_N, starts_B) if len(lengths_B) else lengths_B
+        return DocumentTokens(token_ids=self.token_ids, tokens_B=tokens_B)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TermCounts:
     """Terms of several documents, by document, then by term."""
 
@@ -29,12 +54,9 @@ class TermCounts:
         return len(self.tokens_B)
 
 
-def count_terms(token_ids: NDArray[np.integer], tokens_B: Int64, *, pairs: bool) -> TermCounts:
-    """Count the terms of documents whose tokens lie one after the other, `tokens_B` of each.
-
-    A pair never spans two documents.
-    """
-    document_N, term_N = occurrences(token_ids, tokens_B, pairs=pairs)
+def count_terms(tokens: DocumentTokens, *, pairs: bool) -> TermCounts:
+    """Count the terms of documents. A pair never spans two documents."""
+    document_N, term_N, _ = occurrences(tokens, pairs=pairs)
     order = np.lexsort((term_N, document_N))
     document_N, term_N = document_N[order], term_N[order]
     first = np.flatnonzero(
@@ -46,16 +68,17 @@ def count_terms(token_ids: NDArray[np.integer], tokens_B: Int64, *, pairs: bool)
         document_C=document_N[first],
         term_C=term_N[first],
         count_C=np.diff(np.append(first, len(term_N))),
-        tokens_B=np.asarray(tokens_B, np.int64),
+        tokens_B=np.asarray(tokens.tokens_B, np.int64),
     )
 
 
-def occurrences(token_ids: NDArray[np.integer], tokens_B: Int64, *, pairs: bool) -> tuple[Int64, Int64]:
-    """(document, term) of every occurrence: all tokens in order, then all pairs in order of their first token."""
-    tokens = np.asarray(token_ids, np.int64)
-    document = np.repeat(np.arange(len(tokens_B)), tokens_B)
+def occurrences(tokens: DocumentTokens, *, pairs: bool) -> tuple[Int64, Int64, Int64]:
+    """(document, term, place of its first token) of every occurrence: all tokens in order, then all pairs in order."""
+    ids = np.asarray(tokens.token_ids, np.int64)
+    document = np.repeat(np.arange(len(tokens)), tokens.tokens_B)
+    place = np.arange(len(ids))
     if not pairs:
-        return document, tokens
-    left = np.flatnonzero(document[1:] == document[:-1]) if len(tokens) else np.empty(0, np.int64)
-    both = ((tokens[left] + 1) << PAIR_SHIFT) | tokens[left + 1]
-    return np.concatenate([document, document[left]]), np.concatenate([tokens, both])
+        return document, ids, place
+    left = np.flatnonzero(document[1:] == document[:-1]) if len(ids) else np.empty(0, np.int64)
+    both = ((ids[left] + 1) << PAIR_SHIFT) | ids[left + 1]
+    return np.concatenate([document, document[left]]), np.concatenate([ids, both]), np.concatenate([place, left])

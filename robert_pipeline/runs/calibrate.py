@@ -8,12 +8,11 @@ import numpy as np
 
 from robert_pipeline.config import Settings
 from robert_pipeline.core.calibrate import MIN_DOCUMENTS
-from robert_pipeline.core.examples import logits
 from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.core.recipe import finish_head
 from robert_pipeline.core.targets import targets_for
 from robert_pipeline.errors import TrainingError
-from robert_pipeline.runs.labelled import read_training_set
+from robert_pipeline.runs.labelled import head_logits, read_training_set
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.runs.score import load_head_for
 from robert_pipeline.storage.heads import load_learned_keys, save_head
@@ -52,7 +51,7 @@ def calibrate(settings: Settings, planned: Plan) -> CalibrateReport:
                 f"the head has not learned from {len(fresh)} labelled documents, {MIN_DOCUMENTS} are needed",
                 fix="Name partitions with more labels with --partition",
             )
-        logits_BK = logits(head.module, data, fresh)
+        logits_BK = head_logits(head, data, fresh)
         head, accuracy = finish_head(head, logits_BK, targets.values[fresh], settings.training.target_precision)
         keys = np.concatenate([keys, data.text_key_B[fresh]])
     save_head(settings.model, head, learned_keys=keys)

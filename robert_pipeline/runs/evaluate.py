@@ -13,7 +13,7 @@ import numpy as np
 from robert_pipeline.config import Settings
 from robert_pipeline.core.compare import RIVALS, OnStep, Rival, Split, compare, describe
 from robert_pipeline.core.evaluation import Evaluation, to_json
-from robert_pipeline.core.examples import Integers, logits
+from robert_pipeline.core.examples import Integers
 from robert_pipeline.core.judge import Contender, answers_from
 from robert_pipeline.core.judge import evaluate as judge
 from robert_pipeline.core.model import TrainedHead
@@ -22,7 +22,7 @@ from robert_pipeline.core.split import hold_out, text_fractions
 from robert_pipeline.core.targets import make_targets, targets_for
 from robert_pipeline.errors import ConfigError, TrainingError
 from robert_pipeline.pages.evaluation import evaluation_page
-from robert_pipeline.runs.labelled import origin_of, read_texts, read_training_set
+from robert_pipeline.runs.labelled import head_logits, origin_of, read_texts, read_training_set
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.runs.score import load_head_for
 from robert_pipeline.storage.files import Files
@@ -133,7 +133,7 @@ def evaluate_head(settings: Settings, planned: Plan, *, out: str) -> EvaluateRep
             multilabel=head.config.output == "multilabel",
             separator=settings.training.label_separator,
         )
-        answers = answers_from(logits(head.module, data, fresh), head.config.output, head.calibration, head.thresholds)
+        answers = answers_from(head_logits(head, data, fresh), head.config.output, head.calibration, head.thresholds)
         evaluation = judge(
             [Contender(name=f"head {head.fingerprint}", description=describe(head.config), answers=(answers,))],
             targets.truth_BK[fresh],

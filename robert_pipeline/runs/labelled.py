@@ -3,8 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from robert_pipeline.config import Settings
-from robert_pipeline.core.model import VectorOrigin
+from robert_pipeline.core.examples import logits
+from robert_pipeline.core.model import TrainedHead, VectorOrigin
 from robert_pipeline.core.split import Integers, text_keys
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.storage.corpus import open_corpus
@@ -12,6 +16,9 @@ from robert_pipeline.storage.shards import EmbeddingShard, open_shard
 from robert_pipeline.storage.store import open_store
 from robert_pipeline.storage.training_set import TrainingSet, build_training_set
 from robert_pipeline.types import Document
+
+WORDS_AT_ONCE = 2048
+"""Documents whose words are read at once."""
 
 
 def read_training_set(settings: Settings, planned: Plan, path: Path) -> TrainingSet:
@@ -35,6 +42,17 @@ def origin_of(planned: Plan) -> VectorOrigin:
     """What made the plan's vectors."""
     job = planned.job
     return VectorOrigin(encoder=job.encoder, encoder_fingerprint=job.encoder_fingerprint, chunking=job.chunking)
+
+
+def head_logits(head: TrainedHead, data: TrainingSet, documents: Integers) -> NDArray[np.float64]:
+    """Logits (B, K) of all that the head reads of these documents."""
+    logits_BK = logits(head.module, data, documents)
+    if head.fusion is None:
+        return logits_BK
+    for first in range(0, len(documents), WORDS_AT_ONCE):
+        some = slice(first, first + WORDS_AT_ONCE)
+        logits_BK[some] = head.fusion.logits(logits_BK[some], data.tokens(documents[some]))
+    return logits_BK
 
 
 def read_texts(settings: Settings, planned: Plan, text_key_B: Integers) -> list[str]:

@@ -153,6 +153,7 @@ def _embed_block(
     good_B, good_N = _good(documents, embedded, writer, rejects)
     spans = embedded.spans
     document_N = spans.document_N[good_N]
+    token_ids, new_tokens_N = embedded.new_tokens(good_N)
     doc_ids = pa.array([document.doc_id for document in documents], pa.string())
     text_hashes = pa.array([document.text_hash for document in documents], pa.string())
     writer.write(
@@ -166,6 +167,8 @@ def _embed_block(
             token_start_N=spans.start_N[good_N],
             token_count_N=spans.count_N[good_N],
             document_tokens_N=embedded.token_counts_B[document_N],
+            token_ids=token_ids,
+            new_tokens_N=new_tokens_N,
             vectors_ND=embedded.vectors_ND[good_N],
         )
     )

@@ -118,7 +118,7 @@ def score_shard(name: ShardName, job: ScoreJob, head: TrainedHead, *, clock: Clo
 
 
 def _score(head: TrainedHead, table: ChunkTable) -> Scores:
-    return score(head, table.vectors_ND, table.lengths_B)
+    return score(head, table.vectors_ND, table.lengths_B, None if head.fusion is None else table.tokens)
 
 
 @contextlib.contextmanager

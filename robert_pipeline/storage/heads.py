@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import TypeVar, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 from robert_pipeline.config import Chunking, EncoderSource, HeadConfig, Plain
 from robert_pipeline.core.evidence import method
 from robert_pipeline.core.examples import Integers
+from robert_pipeline.core.fusion import Fusion, make_fusion, view_bytes, views_from
 from robert_pipeline.core.head import Head
 from robert_pipeline.core.model import Calibration, Thresholds, TrainedHead, VectorOrigin, weight_bytes
 from robert_pipeline.core.weights import WeightShape, head_from
@@ -31,6 +32,9 @@ HEAD_FILE = "head.json"
 FORMAT = "robert head"
 FORMAT_VERSION = 1
 KEYS = "text_keys"
+INSIDE = "./"
+"""Begins the name of an encoder that lies in the head's folder."""
+WORDS_METHOD = "; times its weight, plus the weighted shares of the chunk's words in the linear views"
 MAX_HEAD_FILE_BYTES = 64 << 20
 
 _RETRAIN = "Train or import the head again"
@@ -47,6 +51,8 @@ def save_head(model_dir: str, head: TrainedHead, *, learned_keys: Integers | Non
     """
     files = Files(model_dir)
     named = {"weights": (f"head-{head.fingerprint}.safetensors", weight_bytes(head.module))}
+    if head.fusion is not None:
+        named["words"] = (f"words-{head.fingerprint}.safetensors", view_bytes(head.fusion.views))
     if learned_keys is not None:
         keys = safetensors.numpy.save({KEYS: np.unique(learned_keys)})
         named["learned"] = (f"learned-{head.fingerprint}.safetensors", keys)
@@ -55,14 +61,15 @@ def save_head(model_dir: str, head: TrainedHead, *, learned_keys: Integers | Non
     places = {
         kind: {"file": name, "sha256": hashlib.sha256(content).hexdigest()} for kind, (name, content) in named.items()
     }
-    files.write_bytes(HEAD_FILE, _to_json(head, places))
+    files.write_bytes(HEAD_FILE, _to_json(head, places, files))
     current = {name for name, _ in named.values()}
     for entry in files.list():
-        if entry.path.startswith(("head-", "learned-")) and entry.path not in current:
+        if entry.path.startswith(("head-", "words-", "learned-")) and entry.path not in current:
             files.delete(entry.path)
 
 
-def _to_json(head: TrainedHead, places: Mapping[str, Mapping[str, str]]) -> bytes:
+def _to_json(head: TrainedHead, places: Mapping[str, Mapping[str, str]], files: Files) -> bytes:
+    fusion = head.fusion
     content = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -71,15 +78,36 @@ def _to_json(head: TrainedHead, places: Mapping[str, Mapping[str, str]]) -> byte
         "dimension": head.dimension,
         "config": asdict(head.config),
         "weights": places["weights"],
+        "words": fusion
+        and {
+            **places["words"],
+            "head_weight": fusion.head_weight,
+            "view_weights": {view.view: w for view, w in zip(fusion.views, fusion.view_weights, strict=True)},
+        },
         "learned": places.get("learned"),
-        "encoder": {**asdict(head.origin.encoder), "fingerprint": head.origin.encoder_fingerprint},
+        "encoder": {**asdict(_beside(head.origin.encoder, files)), "fingerprint": head.origin.encoder_fingerprint},
         "chunking": {**asdict(head.origin.chunking), "fingerprint": head.origin.chunking_fingerprint},
         "calibration": asdict(head.calibration),
         "thresholds": asdict(head.thresholds),
-        "evidence": method(head.config),
+        "evidence": method(head.config) + (WORDS_METHOD if fusion else ""),
         "notes": dict(head.notes),
     }
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _beside(encoder: EncoderSource, files: Files) -> EncoderSource:
+    """The encoder by its place in the head's folder, if it lies there: the folder may be moved as a whole."""
+    inside = f"{files.full_path('').rstrip('/')}/"
+    if encoder.name.startswith(inside):
+        return replace(encoder, name=INSIDE + encoder.name.removeprefix(inside))
+    return encoder
+
+
+def _found(encoder: EncoderSource, files: Files) -> EncoderSource:
+    """The encoder by its own name again."""
+    if encoder.name.startswith(INSIDE):
+        return replace(encoder, name=files.full_path(encoder.name.removeprefix(INSIDE)))
+    return encoder
 
 
 def has_head(model_dir: str) -> bool:
@@ -148,7 +176,7 @@ def _from_json(content: Mapping[str, object], files: Files, place: str) -> Train
     encoder = cast(dict[str, object], content["encoder"])
     chunking = cast(dict[str, object], content["chunking"])
     origin = VectorOrigin(
-        encoder=_value(EncoderSource, {k: v for k, v in encoder.items() if k != "fingerprint"}),
+        encoder=_found(_value(EncoderSource, {k: v for k, v in encoder.items() if k != "fingerprint"}), files),
         encoder_fingerprint=str(encoder["fingerprint"]),
         chunking=_value(Chunking, {k: v for k, v in chunking.items() if k != "fingerprint"}),
     )
@@ -166,11 +194,22 @@ def _from_json(content: Mapping[str, object], files: Files, place: str) -> Train
         calibration=_value(Calibration, content["calibration"]),
         thresholds=_value(Thresholds, content["thresholds"]),
         weights_sha256=weights["sha256"],
+        fusion=_fusion(cast(dict[str, object] | None, content["words"]), files),
         notes=tuple(cast(dict[str, Plain], content["notes"]).items()),
     )
     if head.fingerprint != content["fingerprint"]:
         raise ValueError(f"its content has fingerprint {head.fingerprint}, it says {content['fingerprint']}")
     return head
+
+
+def _fusion(described: dict[str, object] | None, files: Files) -> Fusion | None:
+    if described is None:
+        return None
+    views = views_from(_read_named(files, str(described["file"]), str(described["sha256"])))
+    weights = cast(dict[str, float], described["view_weights"])
+    if set(weights) != {view.view for view in views}:
+        raise ValueError("its weights are not those of its views")
+    return make_fusion(views, (float(cast(float, described["head_weight"])), *(weights[v.view] for v in views)))
 
 
 def _learned_keys(content: Mapping[str, object], files: Files, _place: str) -> Integers | None:

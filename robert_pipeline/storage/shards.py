@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from robert_pipeline.core.terms import ChunkTokens
 from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import Files
 from robert_pipeline.types import Counts
@@ -56,6 +57,11 @@ class ChunkTable:
     rows: pa.Table
     vectors_ND: NDArray[np.float16] | NDArray[np.float32]
     lengths_B: NDArray[np.int64]
+
+    @property
+    def tokens(self) -> ChunkTokens:
+        """The tokens of the chunks."""
+        return tokens_of(self.rows.column("token_ids").combine_chunks())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +128,13 @@ def _chunk_table(rows: pa.Table, header: ShardHeader) -> ChunkTable:
     )
 
 
+def tokens_of(lists: pa.ListArray) -> ChunkTokens:
+    """A column of token ids as arrays."""
+    return ChunkTokens(
+        token_ids=lists.flatten().to_numpy(), new_tokens_N=np.diff(lists.offsets.to_numpy()).astype(np.int64)
+    )
+
+
 class ShardWriter:
     """Writes one shard to a local file, a row group of whole documents at a time; `close` puts the header in."""
 
@@ -159,9 +172,14 @@ def chunk_rows(
     token_start_N: NDArray[np.int64],
     token_count_N: NDArray[np.int64],
     document_tokens_N: NDArray[np.int64],
+    token_ids: NDArray[np.int32],
+    new_tokens_N: NDArray[np.int64],
     vectors_ND: NDArray[np.float32],
 ) -> pa.Table:
-    """Rows of the embeddings contract; vectors are rounded to the schema's dtype."""
+    """Rows of the embeddings contract; vectors are rounded to the schema's dtype.
+
+    `token_ids` are those of all chunks, one after the other, `new_tokens_N` of each.
+    """
     vector_type = schema.field("vector").type
     dtype = np.float16 if pa.types.is_float16(vector_type.value_type) else np.float32
     values = pa.array(np.ascontiguousarray(vectors_ND, dtype).reshape(-1))
@@ -175,6 +193,11 @@ def chunk_rows(
             pa.array(token_start_N, pa.int64()),
             pa.array(token_count_N, pa.int32()),
             pa.array(document_tokens_N, pa.int64()),
+            pa.ListArray.from_arrays(
+                pa.array(np.concatenate([[0], np.cumsum(new_tokens_N)]), pa.int32()),
+                pa.array(token_ids, pa.int32()),
+                type=schema.field("token_ids").type,
+            ),
             pa.FixedSizeListArray.from_arrays(values, type=vector_type),
         ],
         schema=schema,

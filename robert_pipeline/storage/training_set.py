@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from robert_pipeline.core.pack import finite_documents
 from robert_pipeline.core.split import text_keys
 from robert_pipeline.core.targets import LabelledVectors
+from robert_pipeline.core.terms import ChunkTokens, DocumentTokens
 from robert_pipeline.errors import TrainingError
-from robert_pipeline.storage.shards import EmbeddingShard
+from robert_pipeline.storage.shards import EmbeddingShard, tokens_of
 
 Integers = NDArray[np.int64]
 LabelReader = Callable[[str], Iterable[tuple[str, str | None]]]
@@ -31,6 +32,8 @@ class TrainingSet:
     path: Path
     parts: tuple[NDArray[np.floating], ...]
     """Views of the file's record batches, (chunks, D) each."""
+    part_tokens: tuple[ChunkTokens, ...]
+    """The tokens of the same chunks."""
     part_B: Integers
     start_B: Integers
     lengths_B: Integers
@@ -61,6 +64,20 @@ class TrainingSet:
             )
         ]
         return np.concatenate(pieces) if pieces else np.empty((0, self.dimension), np.float32)
+
+    def tokens(self, documents: Integers) -> DocumentTokens:
+        """Tokens of these documents: those of their chunks, each once."""
+        pieces: list[NDArray[np.integer]] = [np.empty(0, np.int32)]
+        counts: list[int] = []
+        ends = [np.concatenate([[0], np.cumsum(part.new_tokens_N)]) for part in self.part_tokens]
+        starts, lengths = self.start_B[documents], self.lengths_B[documents]
+        for part, start, stop in zip(
+            self.part_B[documents].tolist(), starts.tolist(), (starts + lengths).tolist(), strict=True
+        ):
+            first, last = int(ends[part][start]), int(ends[part][stop])
+            pieces.append(self.part_tokens[part].token_ids[first:last])
+            counts.append(last - first)
+        return DocumentTokens(token_ids=np.concatenate(pieces), tokens_B=np.array(counts, np.int64))
 
     @property
     def labelled(self) -> LabelledVectors:
@@ -132,8 +149,9 @@ class _Builder:
             return
         hashes = rows.column("text_hash").take(firsts).filter(pa.array(kept_B)).to_pylist()
         lengths = lengths_B[kept_B]
-        vectors = rows.column("vector").combine_chunks().filter(pa.array(np.repeat(kept_B, lengths_B)))
-        self._write(pa.record_batch([vectors], names=["vector"]))
+        kept_N = pa.array(np.repeat(kept_B, lengths_B))
+        columns = [rows.column(name).combine_chunks().filter(kept_N) for name in ("vector", "token_ids")]
+        self._write(pa.record_batch(columns, names=["vector", "token_ids"]))
         ids = [self._names.setdefault(name, len(self._names)) for name, kept in zip(names, kept_B, strict=True) if kept]
         for column, values in (
             ("part", np.full(len(lengths), self._part_count)),
@@ -179,10 +197,7 @@ class _Builder:
             )
         reader = pa.ipc.open_file(pa.memory_map(str(self._path)))
         dimension = self._first.header.dimension
-        parts = tuple(
-            reader.get_batch(i).column(0).flatten().to_numpy().reshape(-1, dimension)
-            for i in range(reader.num_record_batches)
-        )
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         columns = {name: np.concatenate(values).astype(np.int64) for name, values in self._columns.items()}
         order = sorted(self._names)
         rank = np.empty(len(order), np.int64)
@@ -190,7 +205,8 @@ class _Builder:
             rank[self._names[name]] = new
         return TrainingSet(
             path=self._path,
-            parts=parts,
+            parts=tuple(batch.column("vector").flatten().to_numpy().reshape(-1, dimension) for batch in batches),
+            part_tokens=tuple(tokens_of(batch.column("token_ids")) for batch in batches),
             part_B=columns["part"],
             start_B=columns["start"],
             lengths_B=columns["length"],

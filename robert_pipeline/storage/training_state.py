@@ -31,6 +31,8 @@ def save_state(files: Files, state: TrainingState, *, run: str) -> None:
     described = {
         "run": run,
         "step": state.step,
+        "steps": state.steps,
+        "seconds": state.seconds,
         "batch_tokens": state.batch_tokens,
         "history": [asdict(evaluation) for evaluation in state.history],
         "file": name,
@@ -54,6 +56,8 @@ def load_state(files: Files, *, run: str) -> TrainingState | None:
         tensors = safetensors.torch.load(content)
         return TrainingState(
             step=int(described["step"]),
+            steps=described["steps"],
+            seconds=float(described["seconds"]),
             **{kind: _of(kind, tensors) for kind in _KINDS},
             history=tuple(Evaluation(**values) for values in described["history"]),
             batch_tokens=described["batch_tokens"],

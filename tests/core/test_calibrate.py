@@ -120,3 +120,15 @@ def test_one_calibration_after_another_is_one(pairs, logits):
     np.testing.assert_allclose(then.after(first).apply(logits_BK), then.apply(first.apply(logits_BK)), atol=1e-9)
     assert then.after(first).documents == 5
     assert no_calibration(len(pairs)).after(first) == first
+
+
+def test_a_centred_binary_logit_is_scaled_and_not_moved():
+    """An offset learned from chance would give the rarer label to documents that are as likely one as the other."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 2, 2000)
+    logits_BK = (4.0 * ((2 * truth - 1) + random.normal(size=2000)))[:, None]
+    found = calibrate(logits_BK, truth, "binary", is_centred=True)
+    assert found.method == "temperature"
+    assert found.offset == (0.0,)
+    moved = calibrate(logits_BK, truth, "binary")
+    assert found.scale[0] == pytest.approx(moved.scale[0], rel=0.05)

@@ -37,6 +37,25 @@ def embed(loaded, texts, *, chunking=None, batch_tokens=4096, encoder=None, **ot
     )
 
 
+@given(texts, chunkings)
+@settings(max_examples=40)
+def test_the_new_tokens_of_a_texts_chunks_are_its_tokens(tiny, texts, chunking):
+    """Words would be counted twice where chunks overlap, or not at all."""
+    embedded = embed(tiny, texts, chunking=chunking)
+    spans = embedded.spans
+    tokens, counts_N = embedded.new_tokens(np.ones(len(spans), bool))
+    at = 0
+    for index, text in enumerate(texts):
+        (alone,) = [tiny.tokenizer([text]).token_ids]
+        mine = spans.document_N == index
+        seen = int((spans.start_N + spans.count_N)[mine].max(initial=0))
+        assert counts_N[mine].sum() == seen
+        assert tokens[at : at + seen].tolist() == alone[:seen].tolist()
+        at += seen
+    some = spans.index_N != 0
+    np.testing.assert_array_equal(embedded.new_tokens(some)[1], counts_N[some])
+
+
 @given(texts, chunkings, st.integers(1, 3_000))
 @settings(max_examples=40)
 def test_batches_do_not_change_vectors_and_order_is_kept(tiny, texts, chunking, batch_tokens):

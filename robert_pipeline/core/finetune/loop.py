@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robert_pipeline.config import FinetuneConfig
 from robert_pipeline.core.chunk import ChunkSpans
 from robert_pipeline.core.embed import out_of_memory
-from robert_pipeline.core.finetune.config import FinetuneConfig
 from robert_pipeline.core.finetune.gradients import Batch, Gradients, Workers, step_gradients, weighted_loss
 from robert_pipeline.core.finetune.optimizer import MasterWeights, rate_at
 from robert_pipeline.core.finetune.plan import Step, batches, epoch_steps, evaluation_batches
@@ -38,6 +38,8 @@ Int64 = NDArray[np.int64]
 
 EVALUATED_CHUNKS = 32
 """Chunks of a held-out document that are looked at: the mean of so many hardly moves with more."""
+PROBED_STEPS = 12
+"""Steps after which the pace is known well enough to say how many there is time for."""
 SKIPPED_STEPS = 5
 """Steps in a row whose gradient is not a number, after which training has diverged."""
 
@@ -87,11 +89,31 @@ class Progress:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimeBudget:
+    """How long a training may take, and what has to be encoded once with its outcome in the same time."""
+
+    seconds: float
+    tokens_afterwards: int = 0
+
+    def training_seconds(self, tokens_per_second: float) -> float:
+        """What is left for training at this pace of training; encoding alone is some three times as fast."""
+        return max(0.0, self.seconds - self.tokens_afterwards / (FORWARD_PACE * tokens_per_second))
+
+
+FORWARD_PACE = 2.5
+"""Tokens encoded in the time of one token trained, at least."""
+
+
 @dataclass(kw_only=True, slots=True, eq=False)
 class TrainingState:
     """Everything that going on needs."""
 
     step: int = 0
+    steps: int | None = None
+    """How many there is time for; None where that is not known yet."""
+    seconds: float = 0.0
+    """Spent so far."""
     weights: dict[str, Tensor] = field(default_factory=dict)
     moments: dict[str, Tensor] = field(default_factory=dict)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -157,19 +179,25 @@ class Finetuning:
         self._batch_tokens = config.batch_tokens
 
     def run(
-        self, learn: Int64, held_out: Int64, *, watchers: Watchers | None = None, state: TrainingState | None = None
+        self,
+        learn: Int64,
+        held_out: Int64,
+        *,
+        budget: TimeBudget | None = None,
+        watchers: Watchers | None = None,
+        state: TrainingState | None = None,
     ) -> Finetuned:
         """Train on documents `learn`, keep the weights that do best on `held_out` (the last ones where it is empty).
 
-        With `state` it goes on from there, on the very steps that would have come. Stops early when the held-out loss
-        no longer falls. When the loss is no longer a number it stops, keeps the best weights and says so; raises
-        TrainingError where there are none yet.
+        With `budget` the learning rate falls over the steps that there is time for. With `state` it goes on from there,
+        on the very steps that would have come. Stops early when the held-out loss no longer falls. When the loss is no
+        longer a number it stops, keeps the best weights and says so; raises TrainingError where there are none yet.
         """
         watchers = watchers or Watchers()
         state = self._resume(state)
-        schedule = _Schedule(self._documents, learn, self._config)
+        schedule = _Schedule(self._documents, learn, self._config, steps=state.steps)
         started, kept_at, tokens, skipped = self._clock(), self._clock(), 0, 0
-        diverged = False
+        before, diverged = state.seconds, False
         try:
             for number, step in schedule.after(state.step):
                 found = self._gradients(step)
@@ -178,6 +206,9 @@ class Finetuning:
                 state.step = number + 1
                 tokens += schedule.tokens(step)
                 seconds = self._clock() - started
+                state.seconds = before + seconds
+                if budget is not None:
+                    self._keep_time(budget, schedule, state, tokens / seconds)
                 watchers.on_step(
                     Progress(step=state.step, steps=schedule.steps, loss=found.loss, tokens=tokens, seconds=seconds)
                 )
@@ -188,12 +219,21 @@ class Finetuning:
                     self._evaluate(state, held_out, watchers)
                     if self._is_stalled(state):
                         break
-                if self._clock() - kept_at >= watchers.state_seconds or schedule.evaluates_after(state.step):
+                if schedule.evaluates_after(state.step) or self._clock() - kept_at >= watchers.state_seconds:
                     watchers.on_state(self._kept(state))
                     kept_at = self._clock()
         finally:
             self._workers.close()
         return self._finish(state, diverged, tokens / max(1e-9, self._clock() - started))
+
+    def _keep_time(self, budget: TimeBudget, schedule: "_Schedule", state: TrainingState, pace: float) -> None:
+        """Shorten the schedule to what there is time for: by the first steps' pace, and again where that was wrong."""
+        allowed = budget.training_seconds(pace)
+        if state.steps is None and state.step >= PROBED_STEPS:
+            fitting = int(allowed / state.seconds * state.step)
+            state.steps = schedule.steps = max(state.step + 1, min(schedule.steps, fitting))
+        if state.seconds >= allowed and state.step >= PROBED_STEPS:
+            state.steps = schedule.steps = state.step
 
     def _resume(self, state: TrainingState | None) -> TrainingState:
         if state is None or state.step == 0:
@@ -206,6 +246,8 @@ class Finetuning:
     def _kept(self, state: TrainingState) -> TrainingState:
         return TrainingState(
             step=state.step,
+            steps=state.steps,
+            seconds=state.seconds,
             weights=self._master.weights(),
             moments=self._master.moments(),
             best_weights=state.best_weights,
@@ -313,10 +355,10 @@ def _best(history: tuple[Evaluation, ...]) -> Evaluation | None:
 class _Schedule:
     """All steps of a training, epoch by epoch, made when they are needed."""
 
-    def __init__(self, documents: ChunkedDocuments, learn: Int64, config: FinetuneConfig) -> None:
+    def __init__(self, documents: ChunkedDocuments, learn: Int64, config: FinetuneConfig, *, steps: int | None) -> None:
         self._documents, self._learn, self._config = documents, learn, config
         per_epoch = len(self._epoch(0))
-        self.steps = max(1, round(per_epoch * config.epochs))
+        self.steps = steps or max(1, round(per_epoch * config.epochs_for(len(learn))))
         self._between = max(1, round(per_epoch / config.evaluations_per_epoch))
 
     def _epoch(self, number: int) -> list[Step]:

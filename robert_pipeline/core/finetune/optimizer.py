@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from robert_pipeline.core.finetune.config import FinetuneConfig
+from robert_pipeline.config import FinetuneConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import BertConfig, BertModel
 
-from robert_pipeline.config import Chunking
+from robert_pipeline.config import Chunking, FinetuneConfig
 from robert_pipeline.core.chunk import cut
 from robert_pipeline.core.finetune import loop
-from robert_pipeline.core.finetune.config import FinetuneConfig
-from robert_pipeline.core.finetune.loop import ChunkedDocuments, Finetuning, TrainingState, Watchers
+from robert_pipeline.core.finetune.loop import ChunkedDocuments, Finetuning, TimeBudget, TrainingState, Watchers
 from robert_pipeline.core.framing import Frame
 from robert_pipeline.errors import ConfigError, TrainingError
 
@@ -75,6 +75,55 @@ def test_the_encoder_learns(multilabel):
     assert done.best.loss < done.history[0].loss
     assert steps[-1].step == steps[-1].steps == done.steps
     assert not done.diverged
+
+
+@pytest.mark.parametrize("kind", ["Roberta", "DistilBert", "ModernBert", "DebertaV2"])
+def test_encoders_of_other_families_learn(kind):
+    """A family whose layers have other names would be trained in part, or not at all."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    others = {
+        "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+        "ModernBert": {f"{name}_token_id": i for i, name in enumerate(("pad", "bos", "eos", "cls", "sep"))},
+    }
+    given = {**sizes, **others.get(kind, {}), "vocab_size": VOCABULARY, "max_position_embeddings": 64}
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**given))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    training = finetuning(replace(CONFIG, epochs=4, train_embeddings=False), model=model)
+    done = training.run(LEARN, HELD_OUT)
+    assert done.history[-1].loss < 0.69
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert any("layer" in name and ".0." in name for name in changed)
+    assert any("layer" in name and ".1." in name for name in changed)
+    assert not any("word_embeddings" in name or "tok_embeddings" in name for name in changed)
+
+
+def test_a_time_budget_shortens_the_schedule_and_leaves_time_for_what_comes_after():
+    """A training would take longer than was asked for, or end before its learning rate has fallen."""
+    ticks = iter(range(1_000_000))
+    steps = []
+
+    def run(budget):
+        training = Finetuning(
+            encoder(),
+            documents(),
+            replace(CONFIG, epochs=40),
+            label_count=2,
+            pooling="mean",
+            pad_id=0,
+            clock=lambda: float(next(ticks)),
+        )
+        return training.run(LEARN, HELD_OUT, budget=budget, watchers=Watchers(on_step=steps.append))
+
+    whole = run(None).steps
+    steps.clear()
+    short = run(TimeBudget(seconds=100.0))
+    assert loop.PROBED_STEPS <= short.steps < whole
+    assert steps[-1].steps == short.steps
+    assert short.history[-1].step == short.steps
+    pace = steps[-1].tokens_per_second
+    shorter = run(TimeBudget(seconds=100.0, tokens_afterwards=int(50 * loop.FORWARD_PACE * pace)))
+    assert shorter.steps < short.steps
 
 
 def test_two_runs_with_one_seed_give_the_same_weights():

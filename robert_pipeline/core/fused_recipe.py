@@ -1,0 +1,171 @@
+"""The whole way from labelled vectors and words to a fused head, and what it and its parts are worth.
+
+A head over chunk vectors and linear views of the words learn from the same documents; the documents held out say how
+much each part counts. So that a figure is never of documents that it was fitted to, these are cut into two halves, and
+each half is judged with the weights, calibration and thresholds that the other one gave. Arrays in, arrays out.
+Axes: B documents, K logits.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import cast
+
+import numpy as np
+
+from robert_pipeline.config import HeadConfig, HeadKind, Output, TrainingConfig
+from robert_pipeline.core.compare import NAMES, OnStep, describe, rival_config, rival_training
+from robert_pipeline.core.examples import Integers, TargetValues, logits
+from robert_pipeline.core.fusion import Floats, fit_views, fit_weights, make_fusion, weighted, with_views
+from robert_pipeline.core.judge import Answers, Contender, answers_from
+from robert_pipeline.core.model import TrainedHead, VectorOrigin, no_calibration
+from robert_pipeline.core.recipe import Recipe, finish_head, fit_probabilities, train_head
+from robert_pipeline.core.split import Booleans
+from robert_pipeline.core.targets import LabelledVectors, Targets
+from robert_pipeline.core.terms import DocumentTokens
+
+KINDS: tuple[HeadKind, ...] = ("robert", "mean")
+"""Heads that are tried; the one under which held-out documents are most likely is kept."""
+FUSED = "the model"
+VIEW_NAMES = {"topic": "words: topic view", "style": "words: style view"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FusedRecipe:
+    """A head that reads vectors and words, and the answers of it and its parts to the held-out documents."""
+
+    head: TrainedHead
+    contenders: tuple[Contender, ...]
+    """The fused model first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOut:
+    """The documents that judge."""
+
+    documents: Integers
+    first_half_B: Booleans
+    """Which of them are judged with what the others gave, and the other way round."""
+
+
+def train_fused(
+    data: LabelledVectors,
+    tokens: Callable[[Integers], DocumentTokens],
+    targets: Targets,
+    *,
+    learned: Integers,
+    held_out: HeldOut,
+    head: HeadConfig,
+    training: TrainingConfig,
+    origin: VectorOrigin,
+    seeds: Sequence[int],
+    others: Sequence[tuple[str, str, Floats]] = (),
+    on_step: OnStep = lambda _text, _done: None,
+) -> FusedRecipe:
+    """Train heads of `KINDS` with every seed and the views of the words once; weigh, calibrate and judge them.
+
+    The views of the final head learn from all documents, with the weights that the held-out ones gave. `others` are
+    models trained elsewhere: name, description and logits of the held-out documents. Raises TrainingError.
+    """
+    head = head.resolved(len(targets.labels))
+    values = targets.values[held_out.documents]
+    judge = _Judge(output=head.output, label_count=len(targets.labels), values=values, half_B=held_out.first_half_B)
+    tried: dict[HeadKind, list[tuple[Recipe, Floats]]] = {}
+    for number, kind in enumerate(dict.fromkeys((head.kind, *KINDS))):
+        for place, seed in enumerate(seeds):
+            on_step(f"{NAMES[kind]}, seed {seed}", (number + place / len(seeds)) / (len(KINDS) + 1))
+            recipe = train_head(
+                data,
+                targets,
+                learned=learned,
+                held_out=held_out.documents,
+                config=rival_config(kind, head),
+                training=replace(rival_training(kind, training), seed=seed),
+                origin=origin,
+            )
+            tried.setdefault(kind, []).append((recipe, logits(recipe.head.module, data.vectors, held_out.documents)))
+    on_step("words", len(KINDS) / (len(KINDS) + 1))
+    logit_count = tried[head.kind][0][0].head.logit_count
+    views = fit_views(tokens(learned), targets.values[learned], logit_count=logit_count)
+    held_tokens = tokens(held_out.documents)
+    view_logits = [view.read(held_tokens).logits() for view in views]
+    kept = min(tried, key=lambda kind: np.mean([judge.loss([found, *view_logits]) for _, found in tried[kind]]))
+    recipe, head_logits = tried[kept][0]
+    weights = fit_weights([head_logits, *view_logits], values, head.output)
+    fusion = make_fusion(views, weights)
+    fused, _ = finish_head(
+        replace(recipe.head, fusion=fusion, calibration=no_calibration(logit_count)),
+        weighted([head_logits, *view_logits], weights),
+        values,
+        training.target_precision,
+        is_centred=True,
+    )
+    everything = np.concatenate([learned, held_out.documents])
+    final = fit_views(tokens(everything), targets.values[everything], logit_count=logit_count)
+    contenders = [
+        Contender(
+            name=FUSED,
+            description=f"{describe(recipe.head.config)}; words; weighed together",
+            answers=tuple(judge.answers([found, *view_logits], seed) for seed, (_, found) in enumerate(tried[kept])),
+        ),
+        *(
+            Contender(
+                name=NAMES[kind],
+                description=describe(found[0][0].head.config),
+                answers=tuple(judge.answers([logits_BK], seed) for seed, (_, logits_BK) in enumerate(found)),
+            )
+            for kind, found in tried.items()
+        ),
+        *(
+            Contender(name=VIEW_NAMES[view.view], description="linear SVM", answers=(judge.answers([found], 0),))
+            for view, found in zip(views, view_logits, strict=True)
+        ),
+        *(Contender(name=name, description=text, answers=(judge.answers([found], 0),)) for name, text, found in others),
+    ]
+    return FusedRecipe(head=replace(fused, fusion=with_views(fusion, final)), contenders=tuple(contenders))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judge:
+    """Judges each half of the held-out documents with what the other half gave."""
+
+    output: Output
+    label_count: int
+    values: TargetValues
+    half_B: Booleans
+
+    def loss(self, parts: Sequence[Floats]) -> float:
+        """Mean negative log-likelihood (nats a document) of the true labels."""
+        found = self.answers(parts, 0)
+        truth_BK = self.values if self.values.ndim == 2 else self.values[:, None] == np.arange(self.label_count)
+        likely = np.where(
+            truth_BK, found.probabilities_BK, 1 - found.probabilities_BK if self.output == "multilabel" else 1
+        )
+        return float(-np.log(np.maximum(likely, 1e-12)).sum() / max(1, len(likely)))
+
+    def answers(self, parts: Sequence[Floats], seed: int) -> Answers:
+        """The answers of parts weighed together."""
+        halves = [np.flatnonzero(self.half_B), np.flatnonzero(~self.half_B)]
+        given = [self._half(parts, fitted, judged, seed) for judged, fitted in (halves, halves[::-1])]
+        values: dict[str, object] = {"seed": seed, "seconds": 0.0}
+        for field in fields(Answers):
+            if field.name not in values:
+                both = [cast(np.ndarray, getattr(answers, field.name)) for answers in given]
+                whole = np.empty((len(self.half_B), *both[0].shape[1:]), both[0].dtype)
+                for rows, part in zip(halves, both, strict=True):
+                    whole[rows] = part
+                values[field.name] = whole
+        return Answers(**values)  # type: ignore[arg-type]
+
+    def _half(self, parts: Sequence[Floats], fitted: Integers, judged: Integers, seed: int) -> Answers:
+        weights = fit_weights([part[fitted] for part in parts], self.values[fitted], self.output)
+        calibration, thresholds = fit_probabilities(
+            weighted([part[fitted] for part in parts], weights),
+            self.values[fitted],
+            self.output,
+            no_calibration(parts[0].shape[1]),
+            (0.5,) * self.label_count,
+            None,
+            is_centred=True,
+        )
+        fused = weighted([part[judged] for part in parts], weights)
+        return answers_from(fused, self.output, calibration, thresholds, seed=seed)

@@ -1,0 +1,220 @@
+"""Fine-tuning and the whole recipe, on a small corpus and an encoder of two narrow layers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from robert_pipeline.config import Chunking, FinetuneConfig, Settings
+from robert_pipeline.core.evaluation import from_json
+from robert_pipeline.errors import ConfigError, TrainingError
+from robert_pipeline.runs.finetune import STATE_FOLDER, finetune
+from robert_pipeline.runs.fit import STORE_FOLDER, fit
+from robert_pipeline.runs.plan import plan
+from robert_pipeline.runs.predict import predict
+from robert_pipeline.storage.heads import load_head
+from tests.projects import WORDS, texts
+
+COUNT = 40
+QUICK = FinetuneConfig(epochs=1, step_tokens=800, batch_tokens=400)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, tiny_source):
+    folder = tmp_path_factory.mktemp("fit")
+    rows = [(f"{label}-{i}", text, label) for label in WORDS for i, text in enumerate(texts(label, COUNT, "fit"))]
+    rows += [("nameless", "a match without a label", None), ("blank", "  ", "sport")]
+    write(folder / "corpus.parquet", rows)
+    return Settings(
+        corpus=str(folder / "corpus.parquet"),
+        encoder=tiny_source,
+        chunking=Chunking(chunk_tokens=16, overlap_tokens=4),
+        finetune=QUICK,
+    )
+
+
+def write(path, rows):
+    columns = dict(zip(("doc_id", "text", "label"), zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), path)
+
+
+@pytest.fixture(scope="module")
+def fitted(settings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("model") / "model"
+    return fit(settings, plan(settings, run_id="fit"), out=str(out), max_minutes=5)
+
+
+def test_one_folder_is_the_whole_model(fitted, tmp_path):
+    """A model could not be handed on: an encoder, a page or the card would be missing, or a store left behind."""
+    from pathlib import Path
+
+    found = {path.name for path in Path(fitted.model).iterdir()}
+    words = f"words-{fitted.head.fingerprint}.safetensors"
+    assert {"encoder", "head.json", "evaluation.json", "evaluation.html", "README.md", words} <= found
+    assert not found & {STATE_FOLDER, STORE_FOLDER}
+    assert json.loads((Path(fitted.model) / "head.json").read_text())["encoder"]["name"] == "./encoder"
+    back = load_head(fitted.model)
+    assert back.fingerprint == fitted.head.fingerprint
+    assert back.fusion.sha256 == fitted.head.fusion.sha256
+    assert from_json((Path(fitted.model) / "evaluation.json").read_text()) == fitted.evaluation
+    card = (Path(fitted.model) / "README.md").read_text()
+    assert fitted.head.fingerprint in card
+    assert "2 labels: `business`, `sport`" in card
+    assert "1 without a label, 1 not usable" in card
+
+
+def test_it_labels_after_its_folder_was_moved(fitted, settings, tmp_path):
+    """A model copied to another machine would look for an encoder that is not there."""
+    import shutil
+
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(fitted.model, moved)
+    rows = [(f"{label}-{i}", text, "") for label in WORDS for i, text in enumerate(texts(label, 10, "new"))]
+    write(tmp_path / "new.parquet", rows)
+    hidden = f"{fitted.model}.away"
+    os.rename(fitted.model, hidden)  # noqa: PTH104
+    try:
+        report = predict(
+            str(tmp_path / "new.parquet"), model=str(moved), out=str(tmp_path / "out.parquet"), run_id="predict"
+        )
+    finally:
+        os.rename(hidden, fitted.model)  # noqa: PTH104
+    assert report.labelled == 20
+    found = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert np.mean([row["doc_id"].startswith(row["label"]) for row in found]) > 0.8
+    assert {row["head_fingerprint"] for row in found} == {fitted.head.fingerprint}
+
+
+def test_every_part_is_judged_on_the_same_documents(fitted):
+    """The model would be praised without anybody to compare it with."""
+    names = [model.name for model in fitted.evaluation.models]
+    assert names[0] == "the model"
+    assert {"RoBERT", "mean of chunks", "TF-IDF + linear SVM"} <= set(names)
+    assert fitted.evaluation.test_documents == fitted.finetune.held_out_documents > 0
+    assert len(fitted.evaluation.models[0].runs) == 3
+    total = fitted.finetune.learned_documents + fitted.finetune.held_out_documents
+    assert total == 2 * COUNT
+    assert fitted.finetune.unlabelled_documents == 1
+    assert fitted.finetune.rejected_documents == 1
+
+
+def test_several_labels_a_document(settings, tmp_path):
+    """A multi-label corpus could not be fitted."""
+    kinds = list(WORDS)
+    rows = []
+    for i in range(48):
+        chosen = [kinds[0]] if i % 3 == 0 else [kinds[1]] if i % 3 == 1 else kinds
+        rows.append((f"d{i}", " ".join(texts(kind, 1, f"multi {i}")[0] for kind in chosen), "|".join(chosen)))
+    write(tmp_path / "corpus.parquet", rows)
+    many = replace(settings, corpus=str(tmp_path / "corpus.parquet"), head=replace(settings.head, output="multilabel"))
+    report = fit(many, plan(many, run_id="fit"), out=str(tmp_path / "model"), max_minutes=5)
+    assert report.head.config.output == "multilabel"
+    assert report.head.fusion is not None
+
+
+def test_a_finetuned_encoder_loads_anywhere_and_is_another_one(settings, tmp_path):
+    """Other tools could not read it, or training would have changed nothing."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    seen = []
+    report = finetune(settings, plan(settings, run_id="tune"), out=str(tmp_path / "encoder"), on_evaluation=seen.append)
+    assert report.history == tuple(seen)
+    assert report.best in seen
+    before = AutoModel.from_pretrained(settings.encoder.name).state_dict()
+    after = AutoModel.from_pretrained(tmp_path / "encoder").state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("layer.1" in name for name in changed)
+    assert not any("embeddings" in name for name in changed)
+    assert AutoTokenizer.from_pretrained(tmp_path / "encoder")("goal")["input_ids"]
+    assert not (tmp_path / "encoder" / STATE_FOLDER).exists()
+    assert finetune(settings, plan(settings, run_id="tune"), out=str(tmp_path / "encoder")).steps == report.steps
+
+
+KILLED = """
+import sys
+from tests.runs.test_fit import slow_training
+slow_training(*sys.argv[1:])
+"""
+
+
+def slow_training(corpus, encoder, out):
+    """Fine-tune with a state after every step; says each step on stdout."""
+    from robert_pipeline.config import EncoderSource
+    from robert_pipeline.core.finetune import loop
+
+    loop.Watchers.__init__.__kwdefaults__["state_seconds"] = 0.0
+    settings = Settings(
+        corpus=corpus,
+        encoder=EncoderSource(name=encoder, precision="float32"),
+        chunking=Chunking(chunk_tokens=16, overlap_tokens=4),
+        finetune=replace(QUICK, epochs=6, dropout=0.0),
+    )
+    report = finetune(
+        settings,
+        plan(settings, run_id="tune"),
+        out=out,
+        on_progress=lambda progress: print(progress.step, flush=True),  # noqa: T201
+    )
+    print("encoder", report.encoder_fingerprint, flush=True)  # noqa: T201
+
+
+def test_killed_it_goes_on_and_comes_to_the_same_weights(settings, tmp_path):
+    """An hour of training would be lost to a crash, or end in another model."""
+
+    def start(out):
+        arguments = [settings.corpus, settings.encoder.name, str(out)]
+        return subprocess.Popen([sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE, text=True)
+
+    whole = start(tmp_path / "whole").communicate()[0].split()
+    process = start(tmp_path / "killed")
+    seen = [int(process.stdout.readline()) for _ in range(5)]
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed" / STATE_FOLDER / "state.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    after = start(tmp_path / "killed").communicate()[0].split()
+    assert seen[0] == 1
+    assert int(after[0]) > 1
+    assert after[-1] == whole[-1]
+
+
+def test_what_cannot_be_learned_is_refused_by_name(settings, tmp_path):
+    """An hour of training would end in an error, or in a model of nothing."""
+    rows = [(f"d{i}", text, "sport") for i, text in enumerate(texts("sport", 12, "bad"))]
+    for labels, named in (
+        ({0: "odd"}, "label 'odd' has one document"),
+        ({}, "fewer than two labels"),
+        (dict.fromkeys(range(12)), "no label"),
+    ):
+        changed = [(doc_id, text, labels.get(i, label)) for i, (doc_id, text, label) in enumerate(rows)]
+        write(tmp_path / "corpus.parquet", changed)
+        bad = replace(settings, corpus=str(tmp_path / "corpus.parquet"))
+        with pytest.raises(TrainingError, match=named):
+            fit(bad, plan(bad, run_id="fit"), out=str(tmp_path / "model"))
+        assert not (tmp_path / "model" / "head.json").exists()
+
+
+def test_a_place_that_cannot_hold_a_checkpoint_and_chunks_too_long_are_refused(settings):
+    """Training would end before what it made can be written or used."""
+    with pytest.raises(ConfigError, match="local folder"):
+        finetune(settings, plan(settings, run_id="tune"), out="s3://bucket/encoder")
+    long = replace(settings, chunking=Chunking(chunk_tokens=511, overlap_tokens=4))
+    with pytest.raises(ConfigError, match="reads at most 510"):
+        finetune(long, plan(long, run_id="tune"), out="encoder")
+
+
+def test_training_that_diverges_says_so(settings, tmp_path):
+    """A model of noise would be published."""
+    wild = replace(settings, finetune=replace(QUICK, epochs=8, learning_rate=1e30, warmup=0.0))
+    with pytest.raises(TrainingError, match="learning_rate"):
+        finetune(wild, plan(wild, run_id="tune"), out=str(tmp_path / "encoder"))
