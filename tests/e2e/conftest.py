@@ -142,6 +142,15 @@ def write_settings(settings, file):
     return file
 
 
+@pytest.fixture(scope="session")
+def postgres_for_server():
+    """The address of a PostgreSQL for the server: SQLite locks where many runs report at once."""
+    from tests.storage.warehouse.warehouses import serving_postgres
+
+    with serving_postgres() as address:
+        yield {"PREFECT_SERVER_DATABASE_CONNECTION_URL": address.replace("postgresql://", "postgresql+asyncpg://", 1)}
+
+
 @pytest.fixture
 def serve(project, tmp_path):
     """Start `make serve` on a history of so many days; it ends with the test."""
