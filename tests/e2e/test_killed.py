@@ -79,9 +79,9 @@ def test_a_service_that_is_killed_comes_back(serve, what):
     wait_for(is_done, "both days in the table")
 
 
-def test_a_planner_that_is_killed_is_started_again_and_joins_its_runs(serve, postgres_for_server):
+def test_a_planner_that_is_killed_is_started_again_and_joins_its_runs(serve):
     """A planner killed half way would leave history half done, or start its runs a second time."""
-    site = serve(3, **postgres_for_server)
+    site = serve(3)
     planner = site.start("backfill/history", max_active=2)
     first = a_child_runs(site)
     kill_run(site, planner)
@@ -93,9 +93,9 @@ def test_a_planner_that_is_killed_is_started_again_and_joins_its_runs(serve, pos
     assert commits(site.settings) == dict.fromkeys(days(3), 1)
 
 
-def test_thirty_days_killed_twice_are_each_published_once(serve, postgres_for_server):
+def test_thirty_days_killed_twice_are_each_published_once(serve):
     """A history that is labelled over days, through every kind of trouble, would have holes or double commits."""
-    site = serve(30, **postgres_for_server)
+    site = serve(30)
     planner = site.start("backfill/history", max_active=2)
     for published in (3, 12):
         wait_for(

@@ -10,7 +10,7 @@ from tests.history import commits, write_day
 
 def test_a_cron_schedule_fires_and_labels_the_day_before(serve):
     """Every night's labels would be missing, or be those of another day."""
-    site = serve(1)
+    site = serve(1, sqlite=True)
     yesterday = f"day={(datetime.now(UTC) - timedelta(days=1)).date()}"
     write_day(site.folder / "corpus", yesterday)
     nightly = site.get("/deployments/name/label-partition/nightly")
