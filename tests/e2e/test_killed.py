@@ -93,6 +93,18 @@ def test_a_planner_that_is_killed_is_started_again_and_joins_its_runs(serve):
     assert commits(site.settings) == dict.fromkeys(days(3), 1)
 
 
+def test_cancelling_a_backfill_stops_its_runs(serve):
+    """Somebody who stops a backfill would see it go on."""
+    site = serve(3)
+    planner = site.start("backfill/history", max_active=1)
+    child = a_child_runs(site)
+    site.post(f"/flow_runs/{planner}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+    assert site.ended(planner) == "CANCELLED"
+    assert site.ended(child["id"]) in {"CANCELLED", "COMPLETED"}
+    time.sleep(10)
+    assert len(child_runs(site)) == 1
+
+
 def test_thirty_days_killed_twice_are_each_published_once(serve):
     """A history that is labelled over days, through every kind of trouble, would have holes or double commits."""
     site = serve(30)
@@ -107,15 +119,3 @@ def test_thirty_days_killed_twice_are_each_published_once(serve):
     wait_for(lambda: site.state(planner) in {"COMPLETED", "FAILED", "CRASHED"}, "the end", seconds=3600)
     assert site.state(planner) == "COMPLETED"
     assert commits(site.settings) == dict.fromkeys(days(30), 1)
-
-
-def test_cancelling_a_backfill_stops_its_runs(serve):
-    """Somebody who stops a backfill would see it go on."""
-    site = serve(3)
-    planner = site.start("backfill/history", max_active=1)
-    child = a_child_runs(site)
-    site.post(f"/flow_runs/{planner}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
-    assert site.ended(planner) == "CANCELLED"
-    assert site.ended(child["id"]) in {"CANCELLED", "COMPLETED"}
-    time.sleep(10)
-    assert len(child_runs(site)) == 1
