@@ -106,6 +106,7 @@ def embed_unit(unit: WorkUnit, job: EmbedJob, loaded: LoadedEncoder, *, clock: C
             vector_dtype=job.embedding.vector_dtype,
             run_id=job.run_id,
             embed_seconds=clock() - started,
+            encoder_use=loaded.encoder.take_use(seconds=clock() - started),
         )
         writer.close(header)
         if rejects:

@@ -6,7 +6,7 @@ the contract; what does not fit raises StoreError naming the file. Axes: B docum
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from robert_pipeline.core.terms import ChunkTokens
 from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import Files
-from robert_pipeline.types import Counts
+from robert_pipeline.types import Counts, EncoderUse
 from schemas import ContractError, embeddings_schema
 from schemas.contract import check_fields
 
@@ -37,6 +37,7 @@ class ShardHeader:
     vector_dtype: str
     run_id: str
     embed_seconds: float
+    encoder_use: EncoderUse = field(default_factory=EncoderUse)
 
     def to_json(self) -> bytes:
         """As it stands in the file's metadata."""
@@ -47,6 +48,7 @@ class ShardHeader:
         """Raises ValueError, KeyError or TypeError where the text is not a header."""
         values = json.loads(text)
         values["counts"] = Counts(**values["counts"])
+        values["encoder_use"] = EncoderUse(**values["encoder_use"])
         return cls(**{f.name: values[f.name] for f in fields(cls)})
 
 
