@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.postgres import serving
 from tests.history import write_history
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,21 +143,19 @@ def write_settings(settings, file):
 
 
 @pytest.fixture
-def postgres_for_server():
-    """The address of a PostgreSQL for the server: SQLite locks where many runs report at once."""
-    from tests.storage.warehouse.warehouses import serving_postgres
-
-    with serving_postgres() as address:
-        yield {"PREFECT_SERVER_DATABASE_CONNECTION_URL": address.replace("postgresql://", "postgresql+asyncpg://", 1)}
+def database():
+    """Has the server use PostgreSQL where one is installed: SQLite locks where many runs report at once."""
+    with serving(free_port()) as address:
+        yield {} if address is None else {"PREFECT_SERVER_DATABASE_CONNECTION_URL": address}
 
 
 @pytest.fixture
-def serve(project, tmp_path, postgres_for_server):
+def serve(project, tmp_path, database):
     """Start `make serve` on a history of so many days; it ends with the test."""
     started = []
 
     def start(days, *, sqlite=False):
-        environment = {} if sqlite else postgres_for_server
+        environment = {} if sqlite else database
         settings = write_history(project, tmp_path, days)
         config = write_settings(settings, tmp_path / "robert.toml")
         port = free_port()
