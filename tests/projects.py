@@ -1,6 +1,7 @@
 """A small project: a corpus of which one day carries labels, and what the commands make of it."""
 
 import random
+import shutil
 from dataclasses import replace
 
 import pyarrow as pa
@@ -67,3 +68,10 @@ def train_another_head(settings, folder):
 def elsewhere(settings, folder):
     """The same project with a store and a warehouse of its own, both empty."""
     return replace(settings, store=str(folder / "store"), warehouse=Warehouse(uri=str(folder / "warehouse")))
+
+
+def copy_of(settings, folder):
+    """The same project with a copy of its store, and an empty warehouse."""
+    own = elsewhere(settings, folder)
+    shutil.copytree(settings.store, own.store)
+    return own

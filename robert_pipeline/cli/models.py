@@ -44,14 +44,15 @@ def embed(settings: Settings, partition: Partitions = None) -> None:
     planned = run_plan(settings, partitions=partition or (), run_id=new_run_id())
     with work_progress({"embedding": planned.missing_document_count}):
         report: EmbedReport = embed_plan(planned)
-    counts = report.counts
+    counts, done = report.counts, report.embedded
     say(
         f"{counted(counts.documents, 'document')}: {counts.embedded:,} embedded, {counts.rejected:,} rejected; "
         f"{counts.chunks:,} chunks, {counts.tokens:,} tokens"
     )
     say(
-        f"this run: {report.embedded_unit_count} of {report.unit_count} units, "
-        f"{report.documents_per_second:,.1f} documents/s, {report.tokens_per_second:,.0f} tokens/s"
+        f"this run: {report.embedded_unit_count} of {report.unit_count} units, {done.embedded:,} documents embedded "
+        f"({done.reused:,} of them found in the store); {report.documents_per_second:,.1f} documents/s, "
+        f"{report.tokens_per_second:,.0f} tokens/s encoded"
     )
     if report.embedded.documents:
         say(f"encoder: {encoder_speed(report)}")

@@ -127,6 +127,13 @@ FINETUNE: Panel = (
 )
 
 
+def store_address(store: str | None, config: Path | None) -> str:
+    """The store's address, for commands that need no corpus."""
+    from robert_pipeline.storage.settings import load_settings
+
+    return load_settings({"store": store}, file=config).store
+
+
 def with_settings(command: Callable[..., None], *panels: Panel, like_head: bool = False) -> Callable[..., None]:
     """Give a command every settings option, and those of `panels`; it takes `settings: Settings` first.
 

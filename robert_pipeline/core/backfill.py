@@ -54,7 +54,7 @@ class Made:
 class PartitionFacts:
     """What is known of a partition before a backfill.
 
-    `published_key` is the commit key in the ledger, `current_key` the one that a run of today would have;
+    `published_key` is what the commit key in the ledger says was planned, `current_key` what a run of today would plan;
     `published_by` is what made the published rows, where there are any.
     """
 

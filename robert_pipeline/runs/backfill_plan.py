@@ -10,7 +10,7 @@ from robert_pipeline.errors import CorpusError
 from robert_pipeline.runs.label import check_label
 from robert_pipeline.runs.machine import machine_name
 from robert_pipeline.runs.plan import PartitionPlan, Plan, list_partitions, plan
-from robert_pipeline.runs.publish import commit_key
+from robert_pipeline.runs.publish import planned_key, planned_of
 from robert_pipeline.runs.score import load_head_for
 from robert_pipeline.storage.promotions import with_current_head
 from robert_pipeline.storage.run_records import failed_partitions, recent_samples
@@ -81,8 +81,8 @@ def partition_facts(settings: Settings, planned: Plan) -> list[PartitionFacts]:
     return [
         _facts(
             partition,
-            published_key=ledger.get(partition.partition),
-            current_key=commit_key(planned, partition, head),
+            published_key=planned_of(ledger[partition.partition]) if partition.partition in ledger else None,
+            current_key=planned_key(planned, partition, head),
             last_run_failed=partition.partition in failed,
             sink=sink,
         )
@@ -95,7 +95,7 @@ def is_published(settings: Settings, partition: str, *, run_id: str) -> bool:
     planned = plan(settings, partitions=[partition], run_id=run_id)
     head = load_head_for(planned, model=settings.model).fingerprint
     ledger = open_warehouse(settings.warehouse).commit_keys("predictions")
-    return ledger.get(partition) == commit_key(planned, planned.partitions[0], head)
+    return planned_of(ledger.get(partition, "")) == planned_key(planned, planned.partitions[0], head)
 
 
 def _names(settings: Settings, selection: Selection) -> list[str]:

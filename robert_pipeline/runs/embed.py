@@ -2,14 +2,21 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from robert_pipeline.config import Settings
 from robert_pipeline.errors import AccountingError, StoreError
 from robert_pipeline.runs.plan import PartitionPlan, Plan, plan
+from robert_pipeline.runs.shared import embed_shared_texts, remove_scratch
+from robert_pipeline.stages.embedding import EmbedJob
+from robert_pipeline.storage.content_index import refresh_index
 from robert_pipeline.storage.shards import ShardHeader, open_shard
-from robert_pipeline.storage.store import open_store
-from robert_pipeline.types import Counts, EncoderUse
+from robert_pipeline.storage.store import Store, open_store
+from robert_pipeline.types import Counts, EncoderUse, WorkUnit
+
+READERS = 8
+"""Footers read at once: on an object store, reading one is mostly waiting."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,12 +35,12 @@ class EmbedReport:
 
     @property
     def tokens_per_second(self) -> float:
-        """Useful tokens (each counted once, however many chunks overlap it) of this run."""
-        return self.embedded.tokens / self.seconds if self.seconds else 0.0
+        """Useful tokens (each counted once, however many chunks overlap it) that this run encoded."""
+        return self.embedded.encoded_tokens / self.seconds if self.seconds else 0.0
 
     @property
     def documents_per_second(self) -> float:
-        """Documents of this run."""
+        """Documents of this run, the reused and the rejected ones among them."""
         return self.embedded.documents / self.seconds if self.seconds else 0.0
 
     @property
@@ -53,14 +60,16 @@ def embed(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) ->
 
 
 def embed_plan(planned: Plan) -> EmbedReport:
-    """Embed a plan's missing units. Raises AccountingError where rows went missing, and what a worker raised."""
+    """Embed a plan's missing units.
+
+    A text that any earlier unit of the store holds is copied. Of a text that several documents of this run hold, one is
+    encoded; only where two runs meet the same unknown text at the same time does each encode it. Raises
+    AccountingError where rows went missing, and what a worker raised.
+    """
     started = time.monotonic()
     missing = planned.missing
     if missing:
-        # Loading Beam takes two seconds: not for a run that has nothing to do.
-        from robert_pipeline.stages.pipeline import embed_pipeline, run
-
-        run(embed_pipeline(missing, planned.job))
+        _embed_missing(missing, planned.job)
     seconds = time.monotonic() - started
     headers = {
         unit: header for partition in planned.partitions for unit, header in partition_headers(planned, partition)
@@ -76,24 +85,37 @@ def embed_plan(planned: Plan) -> EmbedReport:
     )
 
 
+def _embed_missing(units: Sequence[WorkUnit], job: EmbedJob) -> None:
+    # Loading Beam takes two seconds: not for a run that has nothing to do.
+    from robert_pipeline.stages.pipeline import embed_pipeline, run
+
+    refresh_index(open_store(job.store), job.key)
+    shared = embed_shared_texts(units, job)
+    run(embed_pipeline(units, job))
+    remove_scratch(units, shared, job)
+
+
 def partition_headers(planned: Plan, partition: PartitionPlan) -> list[tuple[str, ShardHeader]]:
     """(unit id, header) from footers. Raises StoreError for a missing shard, AccountingError for lost rows."""
     store = open_store(planned.job.store)
-    found: list[tuple[str, ShardHeader]] = []
-    for unit in partition.units:
-        path = store.embedding_path(planned.job.key, partition.partition, unit.unit_id)
-        if not store.files.exists(path):
-            raise StoreError(
-                f"partition '{partition.partition}' has no embedding shard {store.files.describe(path)}",
-                fix="Run `robert embed` again; units that are done are kept",
-            )
-        header = open_shard(store.files, path).header
-        counts = header.counts
-        if counts.documents != unit.document_count or counts.documents != counts.embedded + counts.rejected:
-            raise AccountingError(
-                f"shard {store.files.describe(path)} accounts for {counts.embedded} embedded and {counts.rejected} "
-                f"rejected of {unit.document_count} rows",
-                fix="Delete it and run `robert embed` again",
-            )
-        found.append((unit.unit_id, header))
-    return found
+    with ThreadPoolExecutor(READERS, thread_name_prefix="footers") as readers:
+        headers = readers.map(lambda unit: _unit_header(store, planned.job, unit), partition.units)
+        return [(unit.unit_id, found) for unit, found in zip(partition.units, headers, strict=True)]
+
+
+def _unit_header(store: Store, job: EmbedJob, unit: WorkUnit) -> ShardHeader:
+    path = store.embedding_path(job.key, unit.partition, unit.unit_id)
+    if not store.files.exists(path):
+        raise StoreError(
+            f"partition '{unit.partition}' has no embedding shard {store.files.describe(path)}",
+            fix="Run `robert embed` again; units that are done are kept",
+        )
+    header = open_shard(store.files, path).header
+    counts = header.counts
+    if counts.documents != unit.document_count or counts.documents != counts.embedded + counts.rejected:
+        raise AccountingError(
+            f"shard {store.files.describe(path)} accounts for {counts.embedded} embedded and {counts.rejected} "
+            f"rejected of {unit.document_count} rows",
+            fix="Delete it and run `robert embed` again",
+        )
+    return header

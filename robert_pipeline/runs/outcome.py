@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from robert_pipeline.config import fingerprint
 from robert_pipeline.errors import AccountingError
 from robert_pipeline.runs.plan import PartitionPlan, Plan
 from robert_pipeline.storage.predictions import PredictionShard, open_predictions
@@ -26,6 +27,13 @@ class Outcome:
     def documents(self) -> int:
         """Rows of the corpus partition."""
         return self.labelled + int(self.rejects.num_rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when other rows are labelled: from how many are, and which are rejected why."""
+        columns = ["doc_id", "file", "row", "reason", "detail"]
+        rows = sorted("|".join(map(str, row.values())) for row in self.rejects.select(columns).to_pylist())
+        return fingerprint("outcome/1", {"labelled": self.labelled, "rejected": rows})
 
     def predictions(self) -> Iterator[pa.RecordBatch]:
         """The labelled rows, in corpus order, in the contract's schema."""

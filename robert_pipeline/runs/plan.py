@@ -3,15 +3,16 @@
 Reads footers and the doc_id column; never a text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from robert_pipeline.config import Columns, Settings
+from robert_pipeline.config import Columns, Embedding, Settings, fingerprint
 from robert_pipeline.core.plan import plan_units, repeated_ids
 from robert_pipeline.errors import StoreError
 from robert_pipeline.stages.embedding import EmbedJob
 from robert_pipeline.storage.corpus import Corpus, open_corpus
 from robert_pipeline.storage.encoders import EncoderIdentity, identify_encoder
+from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.store import open_store
 from robert_pipeline.types import WorkUnit
 
@@ -91,9 +92,24 @@ def plan(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) -> 
         chunking=settings.chunking,
         embedding=settings.embedding,
         run_id=run_id,
+        source_fingerprint=source_fingerprint(settings),
     )
     names = list(dict.fromkeys(partitions)) or corpus.partitions()
     return Plan(job=job, encoder=encoder, partitions=tuple(_plan_partition(corpus, job, name) for name in names))
+
+
+def source_fingerprint(settings: Settings) -> str:
+    """Identity of the corpus, by its address, and of the settings that cut it into units."""
+    files = Files(settings.corpus)
+    return fingerprint(
+        "source/1",
+        {
+            "corpus": f"{files.filesystem.type_name}:{files.root}",
+            "doc_id": settings.columns.doc_id,
+            "text": settings.columns.text,
+            "unit_bytes": settings.embedding.unit_bytes,
+        },
+    )
 
 
 def corpus_documents(uri: str, columns: Columns) -> int:
@@ -107,14 +123,25 @@ def corpus_documents(uri: str, columns: Columns) -> int:
     )
 
 
-def _plan_partition(corpus: Corpus, job: EmbedJob, partition: str) -> PartitionPlan:
+def plan_units_of(settings: Settings) -> Iterator[list[WorkUnit]]:
+    """The units of every partition, whatever the encoder: only the corpus and how it is cut decide them."""
+    corpus = open_corpus(settings.corpus, settings.columns)
+    for partition in corpus.partitions():
+        yield _units(corpus, settings.embedding, partition)
+
+
+def _units(corpus: Corpus, embedding: Embedding, partition: str) -> list[WorkUnit]:
     fragments = corpus.fragments(partition)
-    units = plan_units(
+    return plan_units(
         partition,
         fragments,
-        unit_bytes=job.embedding.unit_bytes,
+        unit_bytes=embedding.unit_bytes,
         duplicates=repeated_ids(lambda: corpus.doc_ids(fragments)),
     )
+
+
+def _plan_partition(corpus: Corpus, job: EmbedJob, partition: str) -> PartitionPlan:
+    units = _units(corpus, job.embedding, partition)
     store = open_store(job.store)
     paths = {unit.unit_id: store.embedding_path(job.key, partition, unit.unit_id) for unit in units}
     present = store.present(list(paths.values()))

@@ -43,7 +43,7 @@ def publish(settings: Settings, planned: Plan, *, force: bool = False) -> Publis
     done: list[PublishedPartition] = []
     for partition in planned.partitions:
         outcome = partition_outcome(planned, partition, head_fingerprint)
-        key = commit_key(planned, partition, head_fingerprint)
+        key = f"{planned_key(planned, partition, head_fingerprint)}-{outcome.fingerprint}"
         if not force and published.get(partition.partition) != key:
             check_bounds(sink, outcome, settings.bounds)
         # The rejects first: once the predictions are committed, the partition is published.
@@ -61,8 +61,16 @@ def publish(settings: Settings, planned: Plan, *, force: bool = False) -> Publis
     return PublishReport(partitions=tuple(done), location=sink.location("predictions"))
 
 
-def commit_key(planned: Plan, partition: PartitionPlan, head_fingerprint: str) -> str:
-    """The same for the same rows: contracts, embedding, head, and the units."""
+def planned_of(commit_key: str) -> str:
+    """The part of a commit key that `planned_key` gives."""
+    return commit_key.partition("-")[0]
+
+
+def planned_key(planned: Plan, partition: PartitionPlan, head_fingerprint: str) -> str:
+    """The first part of a commit key, known before any work: contracts, embedding, head, and the units.
+
+    The second part is which of their rows were rejected, which a replay may change.
+    """
     return fingerprint(
         "commit/1",
         {

@@ -7,22 +7,23 @@ transformers, pyarrow and numpy.
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-
-import numpy as np
-import pyarrow as pa
+from pathlib import Path
 
 from robert_pipeline.config import Chunking, Columns, Embedding, EncoderSource
-from robert_pipeline.core.embed import BatchBudget, EmbeddedTexts, embed_texts
+from robert_pipeline.core.embed import BatchBudget
 from robert_pipeline.errors import EncoderError
+from robert_pipeline.stages.block import BlockEncoder, embed_block, place_name
 from robert_pipeline.stages.progress import Done, report
+from robert_pipeline.storage.content_index import open_index
 from robert_pipeline.storage.corpus import read_unit
 from robert_pipeline.storage.encoders import LoadedEncoder, load_encoder
+from robert_pipeline.storage.known_texts import KnownTexts
 from robert_pipeline.storage.rejects import reject_rows, write_rejects
-from robert_pipeline.storage.shards import ShardHeader, ShardWriter, chunk_rows
-from robert_pipeline.storage.store import EmbeddingKey, open_store
-from robert_pipeline.types import Counts, Document, Reject, Stamp, WorkUnit
+from robert_pipeline.storage.shards import ShardHeader, ShardWriter
+from robert_pipeline.storage.store import SHARED_TEXTS, EmbeddingKey, Store, open_store
+from robert_pipeline.types import Counts, Document, Reject, SharedTexts, Stamp, WorkUnit
 
 Clock = Callable[[], float]
 _loading = threading.Lock()
@@ -40,6 +41,10 @@ class EmbedJob:
     chunking: Chunking
     embedding: Embedding
     run_id: str
+    source_fingerprint: str = ""
+    """Identity of the corpus and of the settings that cut it into units."""
+    replaces: bool = False
+    """Embed units that have their shard too, and put the new one in its place."""
 
     @property
     def key(self) -> EmbeddingKey:
@@ -78,129 +83,120 @@ def _worker_budget(_encoder_fingerprint: str, batch_tokens: int) -> BatchBudget:
 def embed_unit(unit: WorkUnit, job: EmbedJob, loaded: LoadedEncoder, *, clock: Clock = time.time) -> Counts:
     """Write the unit's shard unless it exists; return what became of its rows (nothing where it existed).
 
-    Raises CorpusError, StoreError or ConfigError; a row that cannot be embedded becomes a reject.
+    A text that the store's index knows is copied, not encoded. Raises CorpusError, StoreError or ConfigError; a row
+    that cannot be embedded becomes a reject.
     """
-    loaded.check_fits(job.chunking)
     store = open_store(job.store)
     path = store.embedding_path(job.key, unit.partition, unit.unit_id)
+    if not job.replaces and store.files.exists(path):
+        return Counts()
+    rejects: list[Reject] = []
+
+    def documents() -> Iterator[Document]:
+        for row in read_unit(job.corpus, job.columns, unit):
+            if isinstance(row, Reject):
+                rejects.append(row)
+            else:
+                yield row
+
+    with store.files.writing(path) as temporary:
+        header = _write_shard(temporary, documents(), job, loaded, store, rejects, clock=clock, of=unit)
+        if job.replaces:
+            # From here until the new shard is in place the unit counts as missing: its rejects are changing.
+            store.files.delete(path)
+        # Before the shard: once the shard exists the unit is done, and its rejects must be there.
+        place = store.reject_path(job.key, unit.partition, unit.unit_id)
+        if rejects:
+            stamp = Stamp(run_id=job.run_id, at_us=int(clock() * 1e6))
+            rejects.sort(key=lambda reject: (reject.file, reject.row))
+            write_rejects(store.files, place, reject_rows(rejects, partition=unit.partition, stamp=stamp))
+        else:
+            store.files.delete(place)  # of an earlier embedding of the unit
+    return header.counts
+
+
+def embed_shared(shared: SharedTexts, job: EmbedJob, loaded: LoadedEncoder, *, clock: Clock = time.time) -> Counts:
+    """Write a shard of texts that several documents have, for their units to copy from; nothing where it exists.
+
+    Raises what `embed_unit` raises. A text that cannot be embedded is left out: its units will reject it.
+    """
+    store = open_store(job.store)
+    path = store.embedding_path(job.key, SHARED_TEXTS, shared.name)
     if store.files.exists(path):
         return Counts()
-    started = clock()
-    budget = _worker_budget(job.encoder_fingerprint, job.embedding.batch_tokens or loaded.encoder.batch_tokens)
-    rejects: list[Reject] = []
-    counts = Counts()
+
+    def documents() -> Iterator[Document]:
+        for unit, rows in shared.picks:
+            wanted = set(rows)
+            for number, row in enumerate(read_unit(job.corpus, job.columns, unit)):
+                if number in wanted and isinstance(row, Document):
+                    yield replace(row, doc_id=place_name(row))
+
     with store.files.writing(path) as temporary:
-        writer = ShardWriter(temporary, dimension=loaded.encoder.dimension, vector_dtype=job.embedding.vector_dtype)
-        rows = read_unit(job.corpus, job.columns, unit)
-        for documents in _blocks(rows, rejects, job.embedding.block_bytes):
-            counts += _embed_block(documents, job.chunking, loaded, budget, writer, rejects)
+        return _write_shard(temporary, documents(), job, loaded, store, [], clock=clock, of=shared).counts
+
+
+def _write_shard(
+    place: Path,
+    documents: Iterator[Document],
+    job: EmbedJob,
+    loaded: LoadedEncoder,
+    store: Store,
+    rejects: list[Reject],
+    *,
+    clock: Clock,
+    of: WorkUnit | SharedTexts,
+) -> ShardHeader:
+    """Embed `documents` into a shard at `place`. `rejects`, to which the reading adds its own, gets those that fail."""
+    loaded.check_fits(job.chunking)
+    started = clock()
+    writer = ShardWriter(place, dimension=loaded.encoder.dimension, vector_dtype=job.embedding.vector_dtype)
+    encoder = BlockEncoder(
+        loaded=loaded,
+        chunking=job.chunking,
+        budget=_worker_budget(job.encoder_fingerprint, job.embedding.batch_tokens or loaded.encoder.batch_tokens),
+        schema=writer.schema,
+        known=KnownTexts(store, open_index(store, job.key), writer.schema),
+    )
+    is_unit = isinstance(of, WorkUnit)
+    counts = Counts()
+    for block in _blocks(documents, job.embedding.block_bytes):
+        done = embed_block(block, encoder)
+        writer.write(done.rows)
+        rejects += done.rejects
+        counts += done.counts
+        if is_unit:
+            report(Done(stage="embedding", documents=done.counts.documents))
+    if is_unit:
+        report(Done(stage="embedding", documents=len(rejects)))
         counts += Counts(documents=len(rejects), rejected=len(rejects))
-        stamp = Stamp(run_id=job.run_id, at_us=int(clock() * 1e6))
-        header = ShardHeader(
-            encoder_fingerprint=job.encoder_fingerprint,
-            chunking_fingerprint=job.chunking.fingerprint,
-            partition=unit.partition,
-            unit_id=unit.unit_id,
-            counts=counts,
-            dimension=loaded.encoder.dimension,
-            vector_dtype=job.embedding.vector_dtype,
-            run_id=job.run_id,
-            embed_seconds=clock() - started,
-            encoder_use=loaded.encoder.take_use(seconds=clock() - started),
-        )
-        writer.close(header)
-        if rejects:
-            # Before the shard: once the shard exists the unit is done, and its rejects must be there.
-            rejects.sort(key=lambda reject: (reject.file, reject.row))
-            place = store.reject_path(job.key, unit.partition, unit.unit_id)
-            write_rejects(store.files, place, reject_rows(rejects, partition=unit.partition, stamp=stamp))
-    report(Done(stage="embedding", documents=len(rejects)))
-    return counts
+    header = ShardHeader(
+        encoder_fingerprint=job.encoder_fingerprint,
+        chunking_fingerprint=job.chunking.fingerprint,
+        partition=of.partition if isinstance(of, WorkUnit) else SHARED_TEXTS,
+        unit_id=of.unit_id if isinstance(of, WorkUnit) else of.name,
+        counts=counts,
+        dimension=loaded.encoder.dimension,
+        vector_dtype=job.embedding.vector_dtype,
+        run_id=job.run_id,
+        embed_seconds=clock() - started,
+        encoder_use=loaded.encoder.take_use(seconds=clock() - started),
+        encoder_name=job.encoder.name,
+        source_fingerprint=job.source_fingerprint,
+    )
+    writer.close(header)
+    return header
 
 
-def _blocks(rows: Iterator[Document | Reject], rejects: list[Reject], block_bytes: int) -> Iterator[list[Document]]:
-    """Documents in lists of about `block_bytes` of text; rejects are put aside."""
+def _blocks(documents: Iterator[Document], block_bytes: int) -> Iterator[list[Document]]:
+    """Documents in lists of about `block_bytes` of text."""
     block: list[Document] = []
     held = 0
-    for row in rows:
-        if isinstance(row, Reject):
-            rejects.append(row)
-            continue
-        block.append(row)
-        held += len(row.text.encode())
+    for document in documents:
+        block.append(document)
+        held += len(document.text.encode())
         if held >= block_bytes:
             yield block
             block, held = [], 0
     if block:
         yield block
-
-
-def _embed_block(
-    documents: list[Document],
-    chunking: Chunking,
-    loaded: LoadedEncoder,
-    budget: BatchBudget,
-    writer: ShardWriter,
-    rejects: list[Reject],
-) -> Counts:
-    embedded = embed_texts(
-        [document.text for document in documents],
-        tokenizer=loaded.tokenizer,
-        encoder=loaded.encoder,
-        chunking=chunking,
-        budget=budget,
-        on_encoded=lambda tokens: report(Done(stage="embedding", tokens=tokens)),
-    )
-    good_B, good_N = _good(documents, embedded, writer, rejects)
-    spans = embedded.spans
-    document_N = spans.document_N[good_N]
-    token_ids, new_tokens_N = embedded.new_tokens(good_N)
-    doc_ids = pa.array([document.doc_id for document in documents], pa.string())
-    text_hashes = pa.array([document.text_hash for document in documents], pa.string())
-    writer.write(
-        chunk_rows(
-            writer.schema,
-            doc_ids=doc_ids.take(pa.array(document_N)),
-            text_hashes=text_hashes.take(pa.array(document_N)),
-            index_N=spans.index_N[good_N],
-            char_start_N=embedded.char_start_N[good_N],
-            char_end_N=embedded.char_end_N[good_N],
-            token_start_N=spans.start_N[good_N],
-            token_count_N=spans.count_N[good_N],
-            document_tokens_N=embedded.token_counts_B[document_N],
-            token_ids=token_ids,
-            new_tokens_N=new_tokens_N,
-            vectors_ND=embedded.vectors_ND[good_N],
-        )
-    )
-    report(Done(stage="embedding", documents=int(good_B.sum())))
-    return Counts(
-        documents=int(good_B.sum()),
-        embedded=int(good_B.sum()),
-        chunks=int(good_N.sum()),
-        tokens=int(embedded.token_counts_B[good_B].sum()),
-    )
-
-
-def _good(
-    documents: list[Document], embedded: EmbeddedTexts, writer: ShardWriter, rejects: list[Reject]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which documents and which chunks can be stored; the others are put aside with a reason."""
-    spans = embedded.spans
-    largest = np.finfo(np.float16).max if writer.is_float16 else np.finfo(np.float32).max
-    finite_N = (np.abs(embedded.vectors_ND) <= largest).all(axis=1)
-    good_B = spans.lengths_B > 0
-    good_B[spans.document_N[~finite_N]] = False
-    for index in np.flatnonzero(~good_B):
-        document = documents[index]
-        if spans.lengths_B[index] == 0:
-            reason, detail = "no_tokens", f"the tokenizer finds nothing in {len(document.text)} characters"
-        else:
-            reason, detail = (
-                "not_finite",
-                "the encoder's vector holds NaN, infinity or more than its dtype can",
-            )
-        rejects.append(
-            Reject(doc_id=document.doc_id, file=document.file, row=document.row, reason=reason, detail=detail)
-        )
-    return good_B, good_B[spans.document_N]

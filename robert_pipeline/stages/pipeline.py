@@ -11,16 +11,29 @@ from collections.abc import Callable, Sequence
 
 from robert_pipeline import errors
 from robert_pipeline.errors import RobertError
-from robert_pipeline.stages.embedding import EmbedJob, embed_unit, worker_encoder
+from robert_pipeline.stages.embedding import EmbedJob, embed_shared, embed_unit, worker_encoder
 from robert_pipeline.stages.engine import FnApiRunner, PipelineOptions, PipelineRunner, beam
 from robert_pipeline.stages.scoring import ScoreJob, ShardName, score_shard, worker_head
-from robert_pipeline.types import WorkUnit
+from robert_pipeline.stages.survey import survey_unit
+from robert_pipeline.types import SharedTexts, WorkUnit
 
 _MARK = "robert-error"
+Descriptor = WorkUnit | SharedTexts | ShardName
+
+
+class SurveyUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+    """One work unit in, the hashes of its unknown texts in the store."""
+
+    def __init__(self, job: EmbedJob) -> None:
+        self._job = job
+
+    def process(self, unit: WorkUnit) -> None:
+        """Survey the unit; emits nothing."""
+        _telling(lambda: survey_unit(unit, self._job))
 
 
 class EmbedUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
-    """One work unit in, its shard in the store."""
+    """One work unit, or texts shared by several, in; its shard in the store."""
 
     def __init__(self, job: EmbedJob) -> None:
         self._job = job
@@ -29,10 +42,13 @@ class EmbedUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         """Load the encoder once per process, before the first unit."""
         _telling(lambda: worker_encoder(self._job.encoder, self._job.encoder_fingerprint))
 
-    def process(self, unit: WorkUnit) -> None:
-        """Embed the unit; emits nothing."""
+    def process(self, work: WorkUnit | SharedTexts) -> None:
+        """Embed it; emits nothing."""
         encoder = worker_encoder(self._job.encoder, self._job.encoder_fingerprint)
-        _telling(lambda: embed_unit(unit, self._job, encoder))
+        if isinstance(work, SharedTexts):
+            _telling(lambda: embed_shared(work, self._job, encoder))
+        else:
+            _telling(lambda: embed_unit(work, self._job, encoder))
 
 
 class ScoreShard(beam.DoFn):  # type: ignore[misc]  # Beam has no types
@@ -49,6 +65,16 @@ class ScoreShard(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         """Score the shard; emits nothing."""
         head = worker_head(self._job.model, self._job.head_fingerprint)
         _telling(lambda: score_shard(shard, self._job, head))
+
+
+def survey_pipeline(units: Sequence[WorkUnit], job: EmbedJob) -> beam.Pipeline:
+    """The pipeline that surveys every unit, not yet run."""
+    return _pipeline("Units", units, "SurveyUnit", SurveyUnit(job))
+
+
+def shared_pipeline(shared: Sequence[SharedTexts], job: EmbedJob) -> beam.Pipeline:
+    """The pipeline that embeds every piece of shared texts, not yet run."""
+    return _pipeline("SharedTexts", shared, "EmbedUnit", EmbedUnit(job))
 
 
 def embed_pipeline(units: Sequence[WorkUnit], job: EmbedJob) -> beam.Pipeline:
@@ -77,9 +103,7 @@ def run(pipeline: beam.Pipeline) -> None:
         raise told from error
 
 
-def _pipeline(
-    source: str, descriptors: Sequence[WorkUnit] | Sequence[ShardName], step: str, work: beam.DoFn
-) -> beam.Pipeline:
+def _pipeline(source: str, descriptors: Sequence[Descriptor], step: str, work: beam.DoFn) -> beam.Pipeline:
     pipeline = beam.Pipeline(runner=_local_runner(), options=PipelineOptions(["--pickle_library=cloudpickle"]))
     _ = pipeline | source >> beam.Create(list(descriptors)) | step >> beam.ParDo(work)
     return pipeline

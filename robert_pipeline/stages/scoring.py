@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.core.score import Scores, score
@@ -22,6 +22,7 @@ from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.heads import load_head
 from robert_pipeline.storage.predictions import prediction_rows, prediction_writer
 from robert_pipeline.storage.rejects import reject_rows, write_rejects
+from robert_pipeline.storage.sealed import SealedWriter
 from robert_pipeline.storage.shards import ChunkTable, EmbeddingShard, open_shard
 from robert_pipeline.storage.store import EmbeddingKey, Store, open_store
 from robert_pipeline.types import Reject, Stamp
@@ -122,9 +123,9 @@ def _score(head: TrainedHead, table: ChunkTable) -> Scores:
 
 
 @contextlib.contextmanager
-def _shard_file(files: Files, path: str, writer: Callable[[str], pq.ParquetWriter]) -> Iterator[pq.ParquetWriter]:
+def _shard_file(files: Files, path: str, writer: Callable[[Path, str], SealedWriter]) -> Iterator[SealedWriter]:
     """A writer of a file that is in place when the block ends well."""
-    with files.writing(path) as temporary, writer(str(temporary)) as opened:
+    with files.writing(path) as temporary, writer(temporary, path) as opened:
         yield opened
 
 

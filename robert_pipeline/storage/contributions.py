@@ -1,25 +1,29 @@
 """The side table of contributions: one Parquet file a scored embedding shard, a row a chunk, written on request."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.core.score import Scores
+from robert_pipeline.errors import StoreError
+from robert_pipeline.storage.files import Files
+from robert_pipeline.storage.sealed import SealedWriter, SealError, open_sealed
 from robert_pipeline.storage.shards import ChunkTable
 from robert_pipeline.types import Stamp
-from schemas import CONTRIBUTIONS
+from schemas import CONTRIBUTIONS, ContractError
 
 
-def contribution_writer(place: str) -> pq.ParquetWriter:
-    """A writer of the contributions contract."""
-    return pq.ParquetWriter(
+def contribution_writer(place: Path, path: str) -> SealedWriter:
+    """A writer of the contributions contract; the shard is going to be at `path`."""
+    return SealedWriter(
         place,
         CONTRIBUTIONS.schema,
+        name=path,
         compression="zstd",
         compression_level=1,
         use_dictionary=["doc_id", "partition", "candidate_label", "head_fingerprint", "run_id"],
-        write_page_checksum=True,
     )
 
 
@@ -41,3 +45,17 @@ def contribution_rows(
         },
         schema=CONTRIBUTIONS.schema,
     )
+
+
+def read_contributions(files: Files, path: str) -> pa.Table:
+    """A shard's rows. Raises StoreError where it is damaged or not there."""
+    try:
+        rows = open_sealed(files, path, check_pages=True).read()
+        CONTRIBUTIONS.check(rows.schema, where=files.describe(path))
+    except (ContractError, SealError, pa.ArrowException, OSError) as error:
+        problem = str(error).strip().split("\n")[0].rstrip(".")
+        raise StoreError(
+            f"contributions {files.describe(path)} are damaged: {problem}",
+            fix="Run `robert store verify`, which sets them aside, and `robert score --contributions` again",
+        ) from error
+    return rows

@@ -24,11 +24,17 @@ TEMPORARY_SUFFIX = ".tmp"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileEntry:
-    """A file under a folder. `revision` changes when its content may have: from size and modification time."""
+    """A file under a folder."""
 
     path: str
     size_bytes: int
-    revision: str
+    modified_ns: int
+    """Nanoseconds since 1970 UTC."""
+
+    @property
+    def revision(self) -> str:
+        """Changes when the file's content may have."""
+        return f"{self.size_bytes}-{self.modified_ns}"
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Files:
     def _resolved(self) -> tuple[pafs.FileSystem, str]:
         try:
             if "://" in self.uri:
-                filesystem, root = pafs.FileSystem.from_uri(self.uri)
+                filesystem, root = pafs.FileSystem.from_uri(_checked(self.uri))
             else:
                 filesystem, root = pafs.LocalFileSystem(), str(Path(self.uri).expanduser().absolute())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -72,36 +78,56 @@ class Files:
 
     def describe(self, path: str = "") -> str:
         """`path` as a person wants to read it."""
-        return f"{self.uri.rstrip('/')}/{path}" if path else self.uri
+        address = self.uri.partition("?")[0] if "://" in self.uri else self.uri
+        return f"{address.rstrip('/')}/{path}" if path else address
 
     def kind(self, path: str = "") -> pafs.FileType:
-        """File, Directory or NotFound."""
-        return self.filesystem.get_file_info(self.full_path(path)).type
+        """File, Directory or NotFound. Raises StoreError where the place cannot be reached."""
+        with self._reaching(path):
+            return self.filesystem.get_file_info(self.full_path(path)).type
 
     def exists(self, path: str) -> bool:
         """Whether a whole file is there."""
         return bool(self.kind(path) == pafs.FileType.File)
 
-    def list(self, folder: str = "") -> list[FileEntry]:
-        """Every file below `folder`, sorted by path; temporary files are not shown. Empty where there is no folder."""
+    def list_temporary(self) -> list[FileEntry]:
+        """What a killed writer has left, and what writers at work are filling."""
+        return [entry for entry in self._all("") if entry.path.endswith(TEMPORARY_SUFFIX)]
+
+    def _all(self, folder: str) -> list[FileEntry]:
         selector = pafs.FileSelector(self.full_path(folder), recursive=True, allow_not_found=True)
+        with self._reaching(folder):
+            infos = self.filesystem.get_file_info(selector)
         entries = [
-            FileEntry(
-                path=info.path[len(self.root) :].lstrip("/"),
-                size_bytes=info.size,
-                revision=f"{info.size}-{info.mtime_ns}",
-            )
-            for info in self.filesystem.get_file_info(selector)
-            if info.type == pafs.FileType.File and not info.base_name.endswith(TEMPORARY_SUFFIX)
+            FileEntry(path=info.path[len(self.root) :].lstrip("/"), size_bytes=info.size, modified_ns=info.mtime_ns)
+            for info in infos
+            if info.type == pafs.FileType.File
         ]
         return sorted(entries, key=lambda entry: entry.path)
 
+    def list(self, folder: str = "") -> list[FileEntry]:
+        """Every file below `folder`, sorted by path; temporary files are not shown. Empty where there is no folder."""
+        return [entry for entry in self._all(folder) if not entry.path.endswith(TEMPORARY_SUFFIX)]
+
+    @contextlib.contextmanager
+    def _reaching(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"cannot reach {self.describe(path)}: {_first_line(error)}",
+                fix="Check the address, the network and the credentials in the environment",
+            ) from error
+
     def entry(self, path: str) -> FileEntry:
         """One file's entry. Raises FileNotFoundError."""
-        info = self.filesystem.get_file_info(self.full_path(path))
+        with self._reaching(path):
+            info = self.filesystem.get_file_info(self.full_path(path))
         if info.type != pafs.FileType.File:
             raise FileNotFoundError(self.describe(path))
-        return FileEntry(path=path, size_bytes=info.size, revision=f"{info.size}-{info.mtime_ns}")
+        return FileEntry(path=path, size_bytes=info.size, modified_ns=info.mtime_ns)
 
     def open(self, path: str) -> pa.NativeFile:
         """Open for random reading. Raises FileNotFoundError."""
@@ -109,8 +135,12 @@ class Files:
 
     def read_bytes(self, path: str) -> bytes:
         """A small file, whole."""
+        return bytes(self.read_buffer(path).to_pybytes())
+
+    def read_buffer(self, path: str) -> pa.Buffer:
+        """A file, whole, in one request. Raises FileNotFoundError."""
         with self.open(path) as source:
-            return bytes(source.read())
+            return source.read_buffer()
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Put a small file in place, whole or not at all."""
@@ -140,7 +170,7 @@ class Files:
                 self._upload(temporary, place)
         except OSError as error:
             raise StoreError(
-                f"cannot write {self.describe(path)}: {error.strerror or error}",
+                f"cannot write {self.describe(path)}: {error.strerror or _first_line(error)}",
                 fix="Free space or fix the permissions and run again; what was there before is unchanged",
             ) from error
         finally:
@@ -154,8 +184,39 @@ class Files:
 
     def delete(self, path: str) -> None:
         """Remove a file; one that is not there is fine."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._reaching(path):
             self.filesystem.delete_file(self.full_path(path))
+
+    def move(self, path: str, target: str) -> None:
+        """Give a file another name. At no moment is it under neither. Raises FileNotFoundError."""
+        if self.is_local:
+            place = Path(self.full_path(target))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Path(self.full_path(path)).replace(place)
+            return
+        content = self.read_buffer(path)
+        with self.writing(target) as temporary:
+            temporary.write_bytes(content)
+        self.delete(path)
+
+
+def _checked(uri: str) -> str:
+    """The address as pyarrow takes it. Raises ConfigError where it holds a password, without repeating it."""
+    scheme, _, rest = uri.partition("://")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if at and ":" in user:
+        raise ConfigError(
+            f"the address {scheme}://…@{rest.partition('/')[0].rpartition('@')[2]} holds a password",
+            fix="Leave it out; credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)",
+        )
+    if scheme == "s3" and "allow_delayed_open" not in uri:
+        # A small file is then one request; else every file is an upload in parts, of three requests.
+        return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
+    return uri
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")
 
 
 def _replace_synced(temporary: Path, place: Path) -> None:

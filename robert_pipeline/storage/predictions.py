@@ -5,6 +5,7 @@ Chunk tables and what a head made of them enter, rows of the contract leave; no 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,32 +16,33 @@ from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.core.score import Scores
 from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import Files
+from robert_pipeline.storage.sealed import SealedWriter, SealError, open_sealed
 from robert_pipeline.storage.shards import ChunkTable
 from robert_pipeline.types import Stamp
 from schemas import PREDICTIONS, ContractError
 
-_REBUILD = "Delete it and run `robert score` again"
+_REBUILD = "Run `robert store verify`, which sets it aside, and `robert score` again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictionShard:
-    """A shard that was found whole and in its contract's shape."""
+    """A shard whose footer was found in its contract's shape."""
 
     files: Files
     path: str
     row_count: int
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
+    def batches(self, *, check_pages: bool = False) -> Iterator[pa.RecordBatch]:
         """The rows, in corpus order, in the contract's schema: those of an earlier version are upgraded.
 
-        Raises StoreError where a page fails its checksum.
+        Raises StoreError, before the first, for any damage.
         """
         try:
-            with pq.ParquetFile(self.files.open(self.path), page_checksum_verification=True) as file:
+            with open_sealed(self.files, self.path, check_pages=check_pages) as file:
                 for batch in file.iter_batches():
                     rows = pa.Table.from_batches([batch])
                     yield from PREDICTIONS.upgraded(rows, where=self.path).to_batches()
-        except (pa.ArrowException, OSError) as error:
+        except (SealError, pa.ArrowException, OSError) as error:
             raise _damaged(self.files.describe(self.path), error) from error
 
 
@@ -57,24 +59,24 @@ def open_predictions(files: Files, path: str) -> PredictionShard:
         raise _damaged(place, error) from error
 
 
-def _damaged(place: str, error: Exception) -> StoreError:
-    problem = str(error).strip().split("\n")[0].rstrip(".")
-    return StoreError(f"prediction shard {place} is damaged: {problem}", fix=_REBUILD)
-
-
-def prediction_writer(place: str) -> pq.ParquetWriter:
-    """A writer of the predictions contract."""
+def prediction_writer(place: Path, path: str) -> SealedWriter:
+    """A writer of the predictions contract; the shard is going to be at `path`."""
     repeated = ["partition", "label", "candidate_label", "labels.list.element", "probabilities.key_value.key"]
     thresholds = [f"{kind}_thresholds.key_value.{part}" for kind in ("decision", "review") for part in ("key", "value")]
     constant = ["encoder_fingerprint", "chunking_fingerprint", "head_fingerprint", "code_version", "run_id"]
-    return pq.ParquetWriter(
+    return SealedWriter(
         place,
         PREDICTIONS.schema,
+        name=path,
         compression="zstd",
         compression_level=1,
         use_dictionary=[*repeated, *thresholds, *constant, "scored_at"],
-        write_page_checksum=True,
     )
+
+
+def _damaged(place: str, error: Exception) -> StoreError:
+    problem = str(error).strip().split("\n")[0].rstrip(".")
+    return StoreError(f"prediction shard {place} is damaged: {problem}", fix=_REBUILD)
 
 
 def prediction_rows(table: ChunkTable, scores: Scores, head: TrainedHead, *, partition: str, stamp: Stamp) -> pa.Table:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import Files
+from robert_pipeline.storage.sealed import SealedWriter, SealError, open_sealed
 from robert_pipeline.types import Reject, Stamp
 from schemas import REJECTS, ContractError
 
@@ -30,22 +30,21 @@ def reject_rows(rejects: Sequence[Reject], *, partition: str, stamp: Stamp) -> p
 
 def write_rejects(files: Files, path: str, rows: pa.Table) -> None:
     """Put a reject shard in place, whole."""
-    with files.writing(path) as temporary:
-        pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True)
+    with files.writing(path) as place, SealedWriter(place, rows.schema, name=path, compression="zstd") as writer:
+        writer.write_table(rows)
 
 
 def read_rejects(files: Files, path: str) -> pa.Table:
     """A reject shard's rows; none where there is no shard. Raises StoreError where it is damaged."""
     try:
-        with files.open(path) as source:
-            rows = pq.read_table(source, page_checksum_verification=True)
-            REJECTS.check(rows.schema, where=files.describe(path))
-            return rows.cast(REJECTS.schema)
+        rows = open_sealed(files, path).read()
+        REJECTS.check(rows.schema, where=files.describe(path))
+        return rows.cast(REJECTS.schema)
     except FileNotFoundError:
         return REJECTS.schema.empty_table()
-    except (ContractError, pa.ArrowException, OSError) as error:
-        problem = str(error).split("\n")[0].rstrip(".")
+    except (ContractError, SealError, pa.ArrowException, OSError) as error:
+        problem = str(error).strip().split("\n")[0].rstrip(".")
         raise StoreError(
             f"rejects {files.describe(path)} are damaged: {problem}",
-            fix="Delete the file and its embedding shard and run `robert embed` again",
+            fix="Run `robert store verify`, which sets them aside and rejects their rows again",
         ) from error

@@ -1,0 +1,195 @@
+"""Chunk rows of a block of documents: copied where the store has the text, encoded once where it does not.
+
+Documents enter; rows of the embeddings contract in document order, rejects and counts leave. Opens no file but through
+`KnownTexts`. Axes: B documents, U different texts, N chunks, D embedding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from robert_pipeline.config import Chunking
+from robert_pipeline.core.embed import BatchBudget, EmbeddedTexts, embed_texts
+from robert_pipeline.stages.progress import Done, report
+from robert_pipeline.storage.encoders import LoadedEncoder
+from robert_pipeline.storage.known_texts import KnownTexts, chunk_places
+from robert_pipeline.storage.shards import chunk_rows
+from robert_pipeline.types import Counts, Document, Reject
+
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockEncoder:
+    """What turns texts into chunk rows."""
+
+    loaded: LoadedEncoder
+    chunking: Chunking
+    budget: BatchBudget
+    schema: pa.Schema
+    known: KnownTexts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """What became of the documents of a block."""
+
+    rows: pa.Table
+    rejects: list[Reject]
+    counts: Counts
+    """Of the documents that were embedded; rejects are not in it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Texts:
+    """Different texts and their chunk rows, one text after the other in `rows`, at `start_U`."""
+
+    rows: pa.Table
+    start_U: Integers
+    lengths_U: Integers
+    """0 for a text that cannot be stored."""
+    is_fresh_U: Booleans
+    """Encoded here, not copied."""
+    problems: dict[int, tuple[str, str]]
+    """Reason and detail for each text that cannot be stored."""
+    shared_from: dict[int, str]
+
+
+def place_name(document: Document) -> str:
+    """Where a document was read from."""
+    return f"{document.file}#{document.row}"
+
+
+def embed_block(documents: Sequence[Document], encoder: BlockEncoder) -> Block:
+    """The chunk rows of `documents`, in their order. A text that several of them have is encoded once."""
+    first_of: dict[str, int] = {}
+    for number, document in enumerate(documents):
+        first_of.setdefault(document.text_hash, number)
+    firsts_U = list(first_of.values())
+    number_of = {text_hash: number for number, text_hash in enumerate(first_of)}
+    text_B = np.array([number_of[document.text_hash] for document in documents], np.int64)
+    texts = _texts([documents[number] for number in firsts_U], encoder)
+    good_B = texts.lengths_U[text_B] > 0
+    chosen_B = np.flatnonzero(good_B)
+    is_encoded_B = _is_encoded(documents, text_B, firsts_U, texts)
+    rows = _in_order(documents, chosen_B, text_B, texts)
+    tokens_U = _document_tokens(texts)
+    return Block(
+        rows=rows,
+        rejects=[_reject(documents[b], *texts.problems[int(text_B[b])]) for b in np.flatnonzero(~good_B).tolist()],
+        counts=Counts(
+            documents=len(chosen_B),
+            embedded=len(chosen_B),
+            chunks=rows.num_rows,
+            tokens=int(tokens_U[text_B[good_B]].sum()),
+            reused=int((good_B & ~is_encoded_B).sum()),
+            reused_tokens=int(tokens_U[text_B[good_B & ~is_encoded_B]].sum()),
+        ),
+    )
+
+
+def _texts(documents: Sequence[Document], encoder: BlockEncoder) -> _Texts:
+    """Chunk rows of documents whose texts are all different."""
+    found = encoder.known.fetch([document.text_hash for document in documents])
+    is_fresh_U = np.ones(len(documents), bool)
+    is_fresh_U[found.query_F] = False
+    fresh = np.flatnonzero(is_fresh_U)
+    fresh_documents = [documents[number] for number in fresh.tolist()]
+    embedded = embed_texts(
+        [document.text for document in fresh_documents],
+        tokenizer=encoder.loaded.tokenizer,
+        encoder=encoder.loaded.encoder,
+        chunking=encoder.chunking,
+        budget=encoder.budget,
+        on_encoded=lambda tokens: report(Done(stage="embedding", tokens=tokens)),
+    )
+    rows, lengths_F, problems = _fresh_rows(fresh_documents, embedded, encoder.schema)
+    query_X = np.concatenate([found.query_F, fresh])
+    lengths_X = np.concatenate([found.lengths_F, lengths_F])
+    start_U, lengths_U = np.zeros(len(documents), np.int64), np.zeros(len(documents), np.int64)
+    start_U[query_X] = np.cumsum(lengths_X) - lengths_X
+    lengths_U[query_X] = lengths_X
+    return _Texts(
+        rows=pa.concat_tables([found.rows, rows]).combine_chunks(),
+        start_U=start_U,
+        lengths_U=lengths_U,
+        is_fresh_U=is_fresh_U,
+        problems={int(fresh[number]): problem for number, problem in problems.items()},
+        shared_from=found.shared_from,
+    )
+
+
+def _fresh_rows(
+    documents: Sequence[Document], embedded: EmbeddedTexts, schema: pa.Schema
+) -> tuple[pa.Table, Integers, dict[int, tuple[str, str]]]:
+    """Rows of the encoded texts that can be stored, chunks of each text, and what is wrong with the others."""
+    spans = embedded.spans
+    largest = np.finfo(schema.field("vector").type.value_type.to_pandas_dtype()).max
+    finite_N = (np.abs(embedded.vectors_ND) <= largest).all(axis=1)
+    good_B = spans.lengths_B > 0
+    good_B[spans.document_N[~finite_N]] = False
+    good_N = good_B[spans.document_N]
+    document_N = pa.array(spans.document_N[good_N])
+    hashes = pa.array([document.text_hash for document in documents], pa.string()).take(document_N)
+    token_ids, new_tokens_N = embedded.new_tokens(good_N)
+    rows = chunk_rows(
+        schema,
+        doc_ids=pa.array([document.doc_id for document in documents], pa.string()).take(document_N),
+        text_hashes=hashes,
+        index_N=spans.index_N[good_N],
+        char_start_N=embedded.char_start_N[good_N],
+        char_end_N=embedded.char_end_N[good_N],
+        token_start_N=spans.start_N[good_N],
+        token_count_N=spans.count_N[good_N],
+        document_tokens_N=embedded.token_counts_B[spans.document_N[good_N]],
+        token_ids=token_ids,
+        new_tokens_N=new_tokens_N,
+        vectors_ND=embedded.vectors_ND if good_N.all() else embedded.vectors_ND[good_N],
+    )
+    problems = {
+        number: (
+            ("no_tokens", f"the tokenizer finds nothing in {len(documents[number].text)} characters")
+            if spans.lengths_B[number] == 0
+            else ("not_finite", "the encoder's vector holds NaN, infinity or more than its dtype can")
+        )
+        for number in np.flatnonzero(~good_B).tolist()
+    }
+    return rows, np.where(good_B, spans.lengths_B, 0), problems
+
+
+def _is_encoded(documents: Sequence[Document], text_B: Integers, firsts_U: Sequence[int], texts: _Texts) -> Booleans:
+    """The documents whose text was encoded for them: here, or ahead of this unit and read from this very row."""
+    is_encoded_B = np.zeros(len(documents), bool)
+    is_encoded_B[[first for number, first in enumerate(firsts_U) if texts.is_fresh_U[number]]] = True
+    for number in np.flatnonzero(np.isin(text_B, list(texts.shared_from))).tolist():
+        is_encoded_B[number] = texts.shared_from[int(text_B[number])] == place_name(documents[number])
+    return is_encoded_B
+
+
+def _in_order(documents: Sequence[Document], chosen_B: Integers, text_B: Integers, texts: _Texts) -> pa.Table:
+    """The rows of the chosen documents, under their own ids."""
+    text_C = text_B[chosen_B]
+    lengths_C = texts.lengths_U[text_C]
+    places_N = chunk_places(texts.start_U[text_C], lengths_C)
+    rows = texts.rows
+    if len(places_N) != rows.num_rows or (places_N != np.arange(rows.num_rows)).any():
+        rows = rows.take(pa.array(places_N))
+    ids = pa.array([documents[number].doc_id for number in chosen_B.tolist()], pa.string())
+    column = rows.schema.get_field_index("doc_id")
+    of_chunk = ids.take(pa.array(np.repeat(np.arange(len(chosen_B)), lengths_C)))
+    return rows.set_column(column, rows.schema.field(column), of_chunk)
+
+
+def _document_tokens(texts: _Texts) -> Integers:
+    tokens_U = np.zeros(len(texts.lengths_U), np.int64)
+    has_rows_U = texts.lengths_U > 0
+    tokens_U[has_rows_U] = texts.rows.column("document_tokens").to_numpy()[texts.start_U[has_rows_U]]
+    return tokens_U
+
+
+def _reject(document: Document, reason: str, detail: str) -> Reject:
+    return Reject(doc_id=document.doc_id, file=document.file, row=document.row, reason=reason, detail=detail)
