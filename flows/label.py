@@ -5,13 +5,12 @@ repeated finds its work done.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-from prefect import Task, flow, get_run_logger, task
-from prefect.client.schemas.objects import State, TaskRun
+from prefect import flow, get_run_logger, task
 
+from flows.retries import RETRIES, RETRY_SECONDS, is_transient
 from robert_pipeline.config import Settings
-from robert_pipeline.errors import ConfigError, RobertError
+from robert_pipeline.errors import ConfigError
 from robert_pipeline.runs import embed as embed_run
 from robert_pipeline.runs import plan as plan_run
 from robert_pipeline.runs import publish as publish_run
@@ -25,22 +24,14 @@ from robert_pipeline.runs.score import ScoreReport
 from robert_pipeline.storage.heads import has_head
 from robert_pipeline.storage.registry import with_current_head
 
-RETRIES = 2
-RETRY_SECONDS: list[float] = [10, 60]
 
-
-async def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may go away by itself; what names its own fix will not."""
-    return not isinstance(await state.aresult(raise_on_failure=False), RobertError)
-
-
-@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
+@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=is_transient)
 def choose_head(settings: Settings) -> Settings:
     """The settings with the head that labels, for the whole run: a promotion meanwhile is for the next one."""
     return with_current_head(settings)
 
 
-@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
+@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=is_transient)
 def plan(settings: Settings, partitions: Sequence[str], run_id: str, *, trains_first: bool) -> int:
     """Find what would stop the run before anything is embedded; gives the number of units to embed."""
     planned = plan_run.plan(settings, partitions=partitions, run_id=run_id)
@@ -48,26 +39,26 @@ def plan(settings: Settings, partitions: Sequence[str], run_id: str, *, trains_f
     return len(planned.missing)
 
 
-@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
+@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=is_transient)
 def embed(settings: Settings, partitions: Sequence[str], run_id: str) -> EmbedReport:
     """Embed what has no vectors yet."""
     return embed_run.embed(settings, partitions=partitions, run_id=run_id)
 
 
-@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
+@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=is_transient)
 def train(settings: Settings, partitions: Sequence[str], run_id: str) -> str:
     """Train a head on labelled partitions; gives its fingerprint."""
     planned = plan_run.plan(settings, partitions=partitions, run_id=run_id)
     return train_run.train(settings, planned).head.fingerprint
 
 
-@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
+@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=is_transient)
 def score(settings: Settings, partitions: Sequence[str], run_id: str) -> ScoreReport:
     """Label what the current head has not labelled yet."""
     return score_run.score(plan_run.plan(settings, partitions=partitions, run_id=run_id), model=settings.model)
 
 
-@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=_is_transient)
+@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=is_transient)
 def publish(settings: Settings, partitions: Sequence[str], run_id: str) -> PublishReport:
     """Replace the partitions of the published table."""
     return publish_run.publish(settings, plan_run.plan(settings, partitions=partitions, run_id=run_id))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robert_pipeline.cli.options import LABELS_WITH, Partitions, with_settings
+from robert_pipeline.cli.options import LABELS_WITH, Force, Partitions, with_settings
 from robert_pipeline.config import Settings
 from robert_pipeline.terminal import counted, say, show_table, work_progress
 
@@ -46,7 +46,7 @@ def score(
         say(f"contributions of every chunk are in {settings.store}/contributions/{report.head_fingerprint}")
 
 
-def publish(settings: Settings, partition: Partitions = None) -> None:
+def publish(settings: Settings, partition: Partitions = None, force: Force = False) -> None:
     """Replace partitions of the published table by their scored documents.
 
     Example: `robert publish --corpus corpus --warehouse warehouse --partition day=2026-01-31`
@@ -56,10 +56,10 @@ def publish(settings: Settings, partition: Partitions = None) -> None:
     from robert_pipeline.runs.publish import publish as run_publish
 
     planned = run_plan(settings, partitions=partition or (), run_id=new_run_id())
-    _show_published(run_publish(settings, planned))
+    _show_published(run_publish(settings, planned, force=force))
 
 
-def label(settings: Settings, partition: Partitions = None) -> None:
+def label(settings: Settings, partition: Partitions = None, force: Force = False) -> None:
     """Embed, score and publish, in one go.
 
     The encoder and the chunking are those of the head, unless others are named.
@@ -73,7 +73,7 @@ def label(settings: Settings, partition: Partitions = None) -> None:
     run_id = new_run_id()
     planned = run_plan(settings, partitions=partition or (), run_id=run_id)
     with work_progress({"embedding": planned.missing_document_count, "scoring": planned.document_count}):
-        report = run_label(settings, planned)
+        report = run_label(settings, planned, force=force)
     _show_published(report.publish)
 
 

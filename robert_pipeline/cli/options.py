@@ -15,6 +15,8 @@ Partitions = Annotated[
     list[str] | None, typer.Option("--partition", help="Corpus partition, may be repeated. All where none is given.")
 ]
 
+Force = Annotated[bool, typer.Option("--force", help="Publish also what is outside the bounds of the settings.")]
+
 
 @dataclass(frozen=True, slots=True)
 class SettingOption:

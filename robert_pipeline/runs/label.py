@@ -20,17 +20,17 @@ class LabelReport:
     publish: PublishReport
 
 
-def label(settings: Settings, planned: Plan) -> LabelReport:
+def label(settings: Settings, planned: Plan, *, force: bool = False) -> LabelReport:
     """Label the planned partitions with the head that labels: the one promoted last, unless `settings` say otherwise.
 
-    Raises what `check_label` raises, at once.
+    With `force`, partitions that are out of bounds are published too. Raises what `check_label` raises, at once.
     """
     settings = with_current_head(settings)
     check_label(settings, planned)
     embedded = embed_plan(planned)
     planned = planned.embedded()
     scored = score(planned, model=settings.model)
-    return LabelReport(embed=embedded, score=scored, publish=publish(settings, planned))
+    return LabelReport(embed=embedded, score=scored, publish=publish(settings, planned, force=force))
 
 
 def check_label(settings: Settings, planned: Plan, *, trains_first: bool = False) -> None:

@@ -16,7 +16,15 @@ from robert_pipeline.config import Plain, Settings
 from robert_pipeline.errors import ConfigError, first_line
 
 SETTINGS_FILE = "robert.toml"
-PATH_FIELDS = (("corpus",), ("store",), ("model",), ("registry",), ("warehouse", "uri"), ("encoder", "name"))
+PATH_FIELDS = (
+    ("corpus",),
+    ("store",),
+    ("model",),
+    ("registry",),
+    ("warehouse", "uri"),
+    ("encoder", "name"),
+    ("operations", "claims"),
+)
 
 Tree = dict[str, Any]
 
@@ -48,6 +56,19 @@ def load_settings(options: Mapping[str, Plain], *, file: Path | None = None, lik
         # A head remembers its encoder, and may be used from another folder.
         settings = replace(settings, encoder=replace(settings.encoder, name=str(folder.absolute())))
     return settings
+
+
+def settings_to_json(settings: Settings) -> str:
+    """Settings for another process of this program."""
+    return TypeAdapter(Settings).dump_json(settings).decode()
+
+
+def settings_from_json(text: str) -> Settings:
+    """What `settings_to_json` wrote. Raises ConfigError."""
+    try:
+        return TypeAdapter(Settings).validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(f"the settings handed over are not whole: {first_line(error)}") from error
 
 
 def _like_head(settings: Settings, tree: Tree) -> Settings:
@@ -88,7 +109,8 @@ def _validate(tree: Tree, file: str, options: Set[str]) -> Settings:
         holder: object = settings
         for group in groups:
             holder = getattr(holder, group)
-        if not getattr(holder, last).strip():
+        value = getattr(holder, last)
+        if value is not None and not value.strip():
             # An empty path would mean the current folder.
             name = ".".join((*groups, last))
             raise ConfigError(f"{where(name)}setting '{name}' is empty", fix="Give it a value")
