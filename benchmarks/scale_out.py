@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.harness import Figure, in_turn, options, show, timed
-from robert_pipeline.config import Embedding, EncoderSource, Engine, Settings
+from robert_pipeline.config import Embedding, EncoderSource, Settings
+from robert_pipeline.engine import Engine
 from robert_pipeline.runs.embed import embed
 from robert_pipeline.stages.engines.dask_local import local_cluster
 

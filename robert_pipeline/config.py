@@ -6,12 +6,13 @@ Holds no paths of open files and reads nothing; `robert_pipeline.storage.setting
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from robert_pipeline.engine import Engine
 from robert_pipeline.errors import ConfigError
+from robert_pipeline.secrets import refuse_secret
 
 Plain = str | int | float | bool | None
 Pooling = Literal["auto", "cls", "mean", "pooler"]
@@ -37,28 +38,6 @@ def fingerprint(kind: str, values: Mapping[str, Plain | Sequence[Plain]]) -> str
 def text_hash(text_utf8: bytes) -> str:
     """Identity of a text: SHA-256 of its UTF-8 bytes, 64 hexadecimal digits; the same as SQL's sha256(text)."""
     return hashlib.sha256(text_utf8).hexdigest()
-
-
-_USER_AND_PASSWORD = re.compile(r"://[^/?#]*?:(?P<secret>.*)@")
-_PORT = re.compile(r"\d*(?:[/?#].*)?")
-_NAMED_SECRET = re.compile(
-    r"[\w.-]*(?:passw|pwd|secret|token|credential|signature|access.?key|api.?key)[\w.-]*\s*=\s*(?P<secret>[^&;\s]*)",
-    re.I,
-)
-_REFERENCE = re.compile(r"\$\{\w+\}")
-
-
-def refuse_secret(name: str, address: str) -> None:
-    """Raise ConfigError where an address holds a password or a token: settings are logged, shown and handed on."""
-    found = [match["secret"] for match in _NAMED_SECRET.finditer(address)]
-    if (match := _USER_AND_PASSWORD.search(address)) and not _PORT.fullmatch(match["secret"]):
-        found.append(match["secret"])
-    if any(secret and not _REFERENCE.fullmatch(secret) for secret in found):
-        raise ConfigError(
-            f"{name} holds a password or another secret",
-            fix="Take it out: write ${NAME} in its place and set that environment variable (for PostgreSQL, "
-            "PGPASSWORD or a pgpass file needs no place at all)",
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -366,55 +345,48 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Engine:
-    """Where the stages run. Decides no result.
+class Bounds:
+    """What a partition must keep to be published without `--force`. None sets no bound.
 
-    `name` is 'local' (this process), 'dask' (workers of this machine, one a GPU or one a core), 'dask://host:port' (a
-    scheduler that exists), or another of Beam's: 'flink://host:port', 'spark://host:port', 'portable://host:port' (a
-    Beam job endpoint), 'flink', 'spark', 'dataflow'. `options` go to Beam as they are, such as '--parallelism=8'.
-    `workers` is how many 'dask' starts; `resources` what a Dask worker must offer to be given work, such as 'GPU=1'.
-    `patience_seconds` is how long a run waits for a scheduler, for a worker's answer, and without any worker, before
-    it ends.
+    `max_reject_share` is the share of documents that may be rejected; `max_distribution_change` the share that would
+    have to move to another label to turn the labels of the partition before into those of this one (total variation).
+    A partition of fewer than `min_documents` is held against neither.
     """
 
-    name: str = "local"
-    options: tuple[str, ...] = ()
-    workers: int | None = None
-    resources: str = ""
-    patience_seconds: int = 60
+    max_reject_share: float | None = None
+    max_distribution_change: float | None = None
+    min_documents: int = 1
 
     def __post_init__(self) -> None:
-        if not _ENGINE.fullmatch(self.name):
-            raise ConfigError(
-                f"engine.name is '{self.name}'",
-                fix="Give local, dask, dask://host:port, flink://host:port, spark://host:port, portable://host:port, "
-                "flink, spark or dataflow",
-            )
-        for option in self.options:
-            if not option.startswith("--"):
-                raise ConfigError(f"engine.options has '{option}'", fix="Write it as Beam does: --name=value")
-            refuse_secret("engine.options", option)
-        if self.workers is not None and (self.workers < 1 or self.name != "dask"):
-            raise ConfigError(
-                f"engine.workers is {self.workers} for engine '{self.name}'",
-                fix="Give at least 1, and only to 'dask', which starts its own",
-            )
-        if self.resources and not (_RESOURCES.fullmatch(self.resources) and self.name.startswith("dask://")):
-            raise ConfigError(
-                f"engine.resources is '{self.resources}' for engine '{self.name}'",
-                fix="Write NAME=AMOUNT, such as GPU=1, and only for dask://host:port",
-            )
-        if self.patience_seconds < 1:
-            raise ConfigError(f"engine.patience_seconds is {self.patience_seconds}", fix="Give at least 1")
-
-    @property
-    def address(self) -> str:
-        """host:port of an engine that exists, else nothing."""
-        return self.name.partition("://")[2]
+        for name in ("max_reject_share", "max_distribution_change"):
+            if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
+                raise ConfigError(f"bounds.{name} is {value}", fix="Give a share from 0 to 1")
+        _check_at_least_1("bounds", self, "min_documents")
 
 
-_ENGINE = re.compile(r"local|dask|flink|spark|dataflow|(dask|flink|spark|portable)://[^/:\s]+:\d+")
-_RESOURCES = re.compile(r"\w+=\d+(\.\d+)?(,\w+=\d+(\.\d+)?)*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operations:
+    """How scheduled runs and backfills are run.
+
+    `claims` is the folder in which a run says which partition it works on, on a disk that all machines share; by
+    default it is in the store, which must then be a folder. `partition_format` turns a day into the partition of that
+    day, for schedules (strftime). `price_per_hour` is what an hour of this machine costs, in any currency.
+    """
+
+    claims: str | None = None
+    partition_format: str = "day=%Y-%m-%d"
+    max_active: int = 1
+    price_per_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_at_least_1("operations", self, "max_active")
+        if self.price_per_hour is not None and not 0 <= self.price_per_hour < math.inf:
+            raise ConfigError(f"operations.price_per_hour is {self.price_per_hour}", fix="Give 0 or more")
+        if "%" not in self.partition_format:
+            raise ConfigError(
+                f"operations.partition_format is '{self.partition_format}', the same for every day",
+                fix="Write it like day=%Y-%m-%d",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -441,3 +413,5 @@ class Settings:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     gate: Gate = field(default_factory=Gate)
     engine: Engine = field(default_factory=Engine)
+    bounds: Bounds = field(default_factory=Bounds)
+    operations: Operations = field(default_factory=Operations)

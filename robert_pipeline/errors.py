@@ -60,5 +60,17 @@ class EngineError(RobertError):
     """An engine cannot be reached, has workers that are unfit for the run, or lost all of them."""
 
 
+class BudgetError(RobertError):
+    """A backfill would cost more than it may, or nobody can say."""
+
+
+class ClaimError(RobertError):
+    """Another run works on the partition, or has taken it over because this one gave no sign of life."""
+
+
+class BoundsError(RobertError):
+    """Too many rejects, or another distribution of labels than the partition before. Nothing is published."""
+
+
 class AccountingError(RobertError):
     """Documents in do not equal labelled plus rejected. Nothing is published."""

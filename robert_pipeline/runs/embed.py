@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from robert_pipeline.config import Engine, Settings
+from robert_pipeline.config import Settings
+from robert_pipeline.engine import Engine
 from robert_pipeline.errors import AccountingError, StoreError
 from robert_pipeline.runs.plan import PartitionPlan, Plan, plan
 from robert_pipeline.runs.shared import embed_shared_texts, remove_scratch

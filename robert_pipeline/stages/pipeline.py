@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 from robert_pipeline import errors
-from robert_pipeline.config import Engine
+from robert_pipeline.engine import Engine
 from robert_pipeline.errors import RobertError
 from robert_pipeline.stages.embedding import EmbedJob, embed_shared, embed_unit, worker_encoder
 from robert_pipeline.stages.engines import Host, open_host

@@ -12,7 +12,7 @@ from apache_beam.portability.api import beam_runner_api_pb2 as pb2
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
 from robert_pipeline import errors
-from robert_pipeline.config import Engine
+from robert_pipeline.engine import Engine
 from robert_pipeline.errors import RobertError
 from robert_pipeline.runs.plan import plan
 from robert_pipeline.stages import pipeline as stages

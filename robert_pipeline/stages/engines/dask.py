@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from robert_pipeline.config import Engine
+from robert_pipeline.engine import Engine
 from robert_pipeline.errors import EngineError, first_line
 from robert_pipeline.stages.engines.beam import PICKLING, PipelineOptions, PipelineRunner, beam
 from robert_pipeline.stages.engines.host import Check

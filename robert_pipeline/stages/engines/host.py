@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from robert_pipeline.config import Engine
+from robert_pipeline.engine import Engine
 from robert_pipeline.stages.engines.beam import PICKLING, FnApiRunner, PipelineOptions, PipelineRunner, beam
 from robert_pipeline.stages.engines.portable import PortableHost
 

@@ -7,7 +7,7 @@ at the first unit, with the worker's own words.
 import socket
 from collections.abc import Callable
 
-from robert_pipeline.config import Engine
+from robert_pipeline.engine import Engine
 from robert_pipeline.errors import EngineError, first_line
 from robert_pipeline.stages.engines.beam import PICKLING, PipelineOptions, PipelineRunner, beam, create_runner
 

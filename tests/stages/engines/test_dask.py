@@ -11,7 +11,8 @@ import distributed
 import pyarrow as pa
 import pytest
 
-from robert_pipeline.config import Embedding, Engine
+from robert_pipeline.config import Embedding
+from robert_pipeline.engine import Engine
 from robert_pipeline.errors import EncoderError, EngineError, ModelError
 from robert_pipeline.runs.embed import embed
 from robert_pipeline.runs.label import label

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robert_pipeline.config import Engine
+from robert_pipeline.engine import Engine
 from robert_pipeline.errors import ConfigError, EngineError
 from robert_pipeline.runs.plan import plan
 from robert_pipeline.stages.engines import LocalHost, open_host
