@@ -117,9 +117,11 @@ def test_every_import_is_declared() -> None:
     peers = [Requirement(line) for line in (ROOT / "benchmarks" / "peers.txt").read_text().splitlines() if "==" in line]
     names = {canonicalize_name(requirement.name) for requirement in (*declared(*extras), *peers)}
     providers = {**packages_distributions(), **{module: [package] for module, package in NOT_INSTALLED.items()}}
-    ours = {*PACKAGES, "benchmarks", "tests", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    ours = {*PACKAGES, "benchmarks", "infra", "tests", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     undeclared = set()
-    for source in (path for package in (*PACKAGES, "benchmarks", "tests") for path in (ROOT / package).rglob("*.py")):
+    for source in (
+        path for package in (*PACKAGES, "benchmarks", "infra", "tests") for path in (ROOT / package).rglob("*.py")
+    ):
         for node in ast.walk(ast.parse(source.read_text())):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
