@@ -92,7 +92,7 @@ def _learn_days(all_days: int) -> int:
 def _show(folder: Path, settings: "Settings", report: "LabelReport") -> None:
     from flows.demo_corpus import read_truth
     from robert_pipeline.runs.query import query
-    from robert_pipeline.terminal import say
+    from robert_pipeline.terminal import encoder_speed, say
 
     rows = query(
         settings.warehouse,
@@ -121,6 +121,7 @@ def _show(folder: Path, settings: "Settings", report: "LabelReport") -> None:
             f"embedded   {embed.embedded.documents:,} documents, {embed.embedded.tokens:,} tokens: "
             f"{embed.documents_per_second:,.1f} documents/s, {embed.tokens_per_second:,.0f} tokens/s"
         )
+        say(f"encoder    {encoder_speed(embed)}")
     else:
         say(f"embedded   nothing: the vectors of all {embed.counts.embedded:,} documents were there")
     say(f"published  {', '.join(f'{p.partition} {p.commit}' for p in report.publish.partitions)}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from robert_pipeline.core.train import Epoch
+    from robert_pipeline.runs.embed import EmbedReport
 
 LONGEST_CELL = 60
 UNBOUNDED_WIDTH = 1_000_000
@@ -138,6 +139,16 @@ def show_csv(rows: "pa.Table") -> None:
 def counted(count: int, noun: str) -> str:
     """'1 row', '2 rows'."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def encoder_speed(report: "EmbedReport") -> str:
+    """How well a run that embedded something used the machine."""
+    use = report.encoder_use
+    return (
+        f"{report.encoded_tokens_per_second:,.0f} tokens/s with overlap, {use.padding_share:.1%} padding, "
+        f"{use.ceiling_share:.0%} of what the matrix products alone would reach; "
+        f"{report.hours_per_million_documents:,.1f} hours per million documents"
+    )
 
 
 def say(text: str) -> None:

@@ -138,6 +138,36 @@ class Counts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderUse:
+    """What an encoder computed. Addable, over machines of any speed.
+
+    `encoded_tokens` are those of all chunks, overlap and special tokens counted; `computed_tokens` the same and
+    padding; `ceiling_tokens` what the matrix products alone would have done in the same time on the same machine.
+    """
+
+    encoded_tokens: int = 0
+    computed_tokens: int = 0
+    ceiling_tokens: float = 0.0
+
+    def __add__(self, other: "EncoderUse") -> "EncoderUse":
+        return EncoderUse(
+            encoded_tokens=self.encoded_tokens + other.encoded_tokens,
+            computed_tokens=self.computed_tokens + other.computed_tokens,
+            ceiling_tokens=self.ceiling_tokens + other.ceiling_tokens,
+        )
+
+    @property
+    def padding_share(self) -> float:
+        """Of all tokens computed."""
+        return 1 - self.encoded_tokens / self.computed_tokens if self.computed_tokens else 0.0
+
+    @property
+    def ceiling_share(self) -> float:
+        """Of the tokens at the ceiling, everything counted that was done beside the encoder."""
+        return self.encoded_tokens / self.ceiling_tokens if self.ceiling_tokens else 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stamp:
     """Who made a row: the run, and the moment in microseconds since 1970 UTC."""
 

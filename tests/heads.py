@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from hypothesis import strategies as st
 
@@ -121,3 +122,24 @@ def _rows(schema, doc_ids, texts):
         new_tokens_N=np.where(index_N == 0, 10, 7),
         vectors_ND=np.concatenate([np.asarray(text, np.float32) for text in texts]),
     )
+
+
+def rewrite_shard(store, path, *, document, value):
+    """Put `value` into one component of a document's last chunk; give its doc_id."""
+    place = store.files.full_path(path)
+    file = pq.ParquetFile(place)
+    table = file.read()
+    doc_ids = table.column("doc_id").to_pylist()
+    doc_id = list(dict.fromkeys(doc_ids))[document]
+    vectors = table.column("vector").combine_chunks()
+    width = vectors.type.list_size
+    values = np.array(vectors.flatten())
+    values[(len(doc_ids) - 1 - doc_ids[::-1].index(doc_id)) * width] = value
+    changed = pa.FixedSizeListArray.from_arrays(pa.array(values, vectors.type.value_type), type=vectors.type)
+    index = table.schema.get_field_index("vector")
+    table = table.set_column(index, table.schema.field(index), changed)
+    rows = file.metadata.row_group(0).num_rows
+    metadata = {key: each for key, each in (file.metadata.metadata or {}).items() if key != b"ARROW:schema"}
+    with pq.ParquetWriter(place, table.schema.with_metadata(metadata), write_page_checksum=True) as writer:
+        writer.write_table(table.replace_schema_metadata(metadata), row_group_size=rows)
+    return doc_id

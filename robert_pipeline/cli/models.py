@@ -15,7 +15,7 @@ from robert_pipeline.cli.options import (
 )
 from robert_pipeline.config import Settings
 from robert_pipeline.errors import ConfigError
-from robert_pipeline.terminal import counted, say, show_table, training_progress, work_progress
+from robert_pipeline.terminal import counted, encoder_speed, say, show_table, training_progress, work_progress
 
 if TYPE_CHECKING:
     from robert_pipeline.core.model import TrainedHead
@@ -54,6 +54,8 @@ def embed(settings: Settings, partition: Partitions = None) -> None:
         f"({done.reused:,} of them found in the store); {report.documents_per_second:,.1f} documents/s, "
         f"{report.tokens_per_second:,.0f} tokens/s encoded"
     )
+    if report.embedded.documents:
+        say(f"encoder: {encoder_speed(report)}")
 
 
 def train(settings: Settings, partition: Partitions = None) -> None:
@@ -175,7 +177,7 @@ def _by_label(option: str, given: list[str] | None) -> dict[str, float]:
 
 def _say_calibration(head: "TrainedHead") -> None:
     if head.calibration.method == "none":
-        say("not calibrated: too few documents were held out; `robert calibrate` does it with more")
+        say("not calibrated: `robert calibrate` does it, with labelled documents that it has not learned from")
     else:
         say(f"calibrated by {head.calibration.method} on {head.calibration.documents:,} documents")
     if any(head.thresholds.review):

@@ -3,14 +3,26 @@
 Axes: N tokens of a batch, B chunks, D embedding. Never loads weights; `robert_pipeline.storage.encoders` does.
 """
 
+import threading
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robert_pipeline.core.packed_model import AttentionKernel, TokenBatch, prepack_linears, token_states
+from robert_pipeline.core.ceiling import ceiling_tokens_per_second, linear_shapes
+from robert_pipeline.core.packed_layers import AddNormalize, fuse_layers
+from robert_pipeline.core.packed_model import (
+    AttentionKernel,
+    PackedModel,
+    PaddedModel,
+    TokenBatch,
+    prepack_linears,
+    token_states,
+)
 from robert_pipeline.core.pooling import Pooled, pool
+from robert_pipeline.types import EncoderUse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,18 +59,30 @@ class Encoder:
         pad_id: int,
         device: torch.device,
         kernel: AttentionKernel | None = None,
+        add_normalize: AddNormalize | None = None,
     ) -> None:
+        self._shapes = linear_shapes(model)
         self._model = model.to(device).eval()  # type: ignore[arg-type]  # transformers annotates `to` for its own types
         self._pooling = pooling
         self._device = device
         self.dimension = int(model.config.hidden_size)
         self._hidden, self.way = token_states(self._model, pad_id=pad_id, kernel=kernel)
+        self._pads = isinstance(self._hidden, PaddedModel)
         self.batch_tokens = CUDA_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
         """Tokens of a batch that the device is fastest with."""
+        if (
+            device.type == "cpu"
+            and add_normalize is not None
+            and isinstance(self._hidden, PackedModel)
+            and fuse_layers(self._hidden, add_normalize, batch_tokens=self.batch_tokens)
+        ):
+            self.way += ", fused layers"
         if device.type == "cpu" and prepack_linears(self._model, batch_tokens=self.batch_tokens):
             self.way += ", prepacked weights"
         self.concurrency = CUDA_BATCHES if device.type == "cuda" else torch.get_num_threads()
         """Batches worth computing at once, each in a thread that `prepare_thread` was called in."""
+        self._counting = threading.Lock()
+        self._use = EncoderUse()
 
     def prepare_thread(self) -> None:
         """One batch a core beats one batch over all cores: no waiting for one another at every operation."""
@@ -72,4 +96,26 @@ class Encoder:
         """
         with torch.inference_mode():
             vectors_BD = pool(self._hidden(batch), batch, self._pooling, self._model)
-        return vectors_BD.float().cpu().numpy()
+        vectors = vectors_BD.float().cpu().numpy()
+        tokens = len(batch.token_ids)
+        computed = int(batch.lengths_B.max()) * len(batch) if self._pads else tokens
+        with self._counting:
+            self._use += EncoderUse(encoded_tokens=tokens, computed_tokens=computed)
+        return vectors
+
+    def take_use(self, *, seconds: float) -> EncoderUse:
+        """What was computed since the last call, and what the machine's ceiling allows in `seconds`."""
+        with self._counting:
+            use, self._use = self._use, EncoderUse()
+        return use + EncoderUse(ceiling_tokens=seconds * self.ceiling_tokens_per_second)
+
+    @cached_property
+    def ceiling_tokens_per_second(self) -> float:
+        """Tokens a second that the matrix products alone would do here, measured once, in a fraction of a second."""
+        return ceiling_tokens_per_second(
+            self._shapes,
+            device=self._device,
+            dtype=getattr(torch, fast_precision(self._device)),
+            batch_tokens=self.batch_tokens,
+            threads=self.concurrency,
+        )

@@ -117,6 +117,8 @@ class Evaluation:
     bands: tuple[LengthBand, ...]
     models: tuple[ModelResult, ...]
     differences: tuple[Difference, ...]
+    all_unseen: bool
+    """Whether it is known that no test document was learned from."""
     facts: tuple[tuple[str, str], ...]
     """What was evaluated, on what, in words: name and value."""
 

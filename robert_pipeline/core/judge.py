@@ -84,6 +84,7 @@ def evaluate(
     output: Output,
     learned_documents: int | None = None,
     held_out_documents: int | None = None,
+    all_unseen: bool = True,
     facts: Sequence[tuple[str, str]] = (),
 ) -> Evaluation:
     """Everything there is to say of the contenders' answers to the same documents.
@@ -120,6 +121,7 @@ def evaluate(
         ),
         models=models,
         differences=differences,
+        all_unseen=all_unseen,
         facts=tuple(facts),
     )
 

@@ -198,7 +198,7 @@ class TrainedHead:
         """The same head, deciding differently for the labels named.
 
         Of a binary head, a decision for one label is one for the other as well. Raises ConfigError for an unknown
-        label or a value outside 0..1.
+        label, a value outside 0..1, or two decisions of a binary head that contradict each other.
         """
         decision, review = dict(decision or {}), dict(review or {})
         unknown = sorted({*decision, *review} - set(self.labels))
@@ -207,6 +207,11 @@ class TrainedHead:
         if self.config.output == "binary" and decision:
             negative, positive = self.labels
             value = decision.get(positive, 1 - decision.get(negative, 0.0))
+            if abs(decision.get(negative, 1 - value) - (1 - value)) > 1e-9:
+                raise ConfigError(
+                    f"decisions {decision[negative]} for '{negative}' and {value} for '{positive}' do not add up to 1",
+                    fix="Give one of the two: a binary head takes the other label below it",
+                )
             decision = {negative: 1 - value, positive: value}
         old = self.thresholds
         changed = Thresholds(

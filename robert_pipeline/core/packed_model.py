@@ -148,21 +148,31 @@ def first_position(model: "PreTrainedModel") -> int:
 
 
 def agrees(packed: PackedModel, padded: "PaddedModel") -> bool:
-    """Whether the packed model gives every token the vector that the padded one gives it.
+    """Whether the packed model gives every token the vector that the padded one gives it."""
+    with torch.inference_mode():
+        theirs_ND = padded(_trial(packed)).float()
+    return tried(packed, like=theirs_ND) is not None
 
-    Tried on made-up sequences of several lengths, together longer than most models read at once.
-    """
+
+def tried(packed: PackedModel, *, like: Tensor | None = None) -> Tensor | None:
+    """Vectors of trial sequences; None where the model fails at them, or gives a token another vector than `like`."""
+    try:
+        with torch.inference_mode():
+            ours_ND = packed(_trial(packed)).float()
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, NotImplementedError):
+        return None  # models of many kinds refuse in many ways
+    if like is not None and not torch.cosine_similarity(ours_ND, like, dim=1).min() >= MIN_COSINE:
+        return None
+    return ours_ND
+
+
+def _trial(packed: PackedModel) -> TokenBatch:
+    """Made-up sequences of several lengths, together longer than most models read at once."""
     vocabulary = int(packed.model.config.vocab_size)
     random = np.random.default_rng(0)
     longest = int(getattr(packed.model.config, "max_position_embeddings", 0)) or max(TRIAL_LENGTHS)
     lengths = [min(longest - packed.first_position, n) for n in TRIAL_LENGTHS]
-    batch = TokenBatch.of([random.integers(min(1000, vocabulary // 2), vocabulary, n) for n in lengths])
-    try:
-        with torch.inference_mode():
-            ours_ND, theirs_ND = packed(batch).float(), padded(batch).float()
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, NotImplementedError):
-        return False  # models of many kinds refuse in many ways
-    return bool(torch.cosine_similarity(ours_ND, theirs_ND, dim=1).min() >= MIN_COSINE)
+    return TokenBatch.of([random.integers(min(1000, vocabulary // 2), vocabulary, n) for n in lengths])
 
 
 class PaddedModel:
@@ -274,7 +284,7 @@ class _KernelAttention(torch.autograd.Function):
 _with_gradient: Callable[..., Tensor] = _KernelAttention.apply
 
 
-class _PrepackedLinear(nn.Module):
+class PrepackedLinear(nn.Module):
     """A linear map whose weights oneDNN has arranged once, with the activation that follows in the same pass."""
 
     def __init__(self, linear: nn.Linear, *, activation: str, batch_tokens: int) -> None:
@@ -300,10 +310,10 @@ def prepack_linears(model: nn.Module, *, batch_tokens: int) -> bool:
     for module in list(model.modules()):
         dense = getattr(module, "dense", None)
         if type(dense) is nn.Linear and type(getattr(module, "intermediate_act_fn", None)).__name__ == "GELUActivation":
-            module.dense = _PrepackedLinear(dense, activation="gelu", batch_tokens=batch_tokens)
+            module.dense = PrepackedLinear(dense, activation="gelu", batch_tokens=batch_tokens)
             module.intermediate_act_fn = nn.Identity()
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                setattr(module, name, _PrepackedLinear(child, activation="none", batch_tokens=batch_tokens))
+                setattr(module, name, PrepackedLinear(child, activation="none", batch_tokens=batch_tokens))
     return True

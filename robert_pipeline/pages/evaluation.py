@@ -23,9 +23,10 @@ def evaluation_page(evaluation: Evaluation) -> str:
 def summary(evaluation: Evaluation) -> list[str]:
     """What it all comes to, in sentences."""
     first = evaluation.models[0]
+    judged_on = f"{evaluation.test_documents:,} documents{' that it has not learned from' * evaluation.all_unseen}"
     sentences = [
-        f"{first.name} is right on {spread_percent(first.accuracy)} of {evaluation.test_documents:,} documents that it "
-        f"has not learned from; macro-F1 {spread_percent(first.macro_f1)}."
+        f"{first.name} is right on {spread_percent(first.accuracy)} of {judged_on}; "
+        f"macro-F1 {spread_percent(first.macro_f1)}."
     ]
     return sentences + [difference_sentence(first.name, difference) for difference in evaluation.differences]
 

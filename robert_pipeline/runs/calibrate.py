@@ -48,8 +48,9 @@ def calibrate(settings: Settings, planned: Plan) -> CalibrateReport:
         fresh = np.flatnonzero(~np.isin(data.text_key_B, keys))
         if len(fresh) < MIN_DOCUMENTS:
             raise TrainingError(
-                f"the head has not learned from {len(fresh)} labelled documents, {MIN_DOCUMENTS} are needed",
-                fix="Name partitions with more labels with --partition",
+                f"of {len(data)} labelled documents the head was trained or calibrated on all but {len(fresh)}; "
+                f"{MIN_DOCUMENTS} others are needed",
+                fix="Name partitions that it has not seen with --partition",
             )
         logits_BK = head_logits(head, data, fresh)
         head, accuracy = finish_head(head, logits_BK, targets.values[fresh], settings.training.target_precision)

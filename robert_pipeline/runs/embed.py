@@ -1,9 +1,9 @@
 """Embed what is missing of some partitions, and account for every row."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from robert_pipeline.config import Settings
 from robert_pipeline.errors import AccountingError, StoreError
@@ -11,9 +11,9 @@ from robert_pipeline.runs.plan import PartitionPlan, Plan, plan
 from robert_pipeline.runs.shared import embed_shared_texts, remove_scratch
 from robert_pipeline.stages.embedding import EmbedJob
 from robert_pipeline.storage.content_index import refresh_index
-from robert_pipeline.storage.shards import open_shard
+from robert_pipeline.storage.shards import ShardHeader, open_shard
 from robert_pipeline.storage.store import Store, open_store
-from robert_pipeline.types import Counts, WorkUnit
+from robert_pipeline.types import Counts, EncoderUse, WorkUnit
 
 READERS = 8
 """Footers read at once: on an object store, reading one is mostly waiting."""
@@ -30,6 +30,8 @@ class EmbedReport:
     unit_count: int
     embedded_unit_count: int
     seconds: float
+    encoder_use: EncoderUse = field(default_factory=EncoderUse)
+    """Of the units of this run: padding, and the share of the machine's ceiling."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -40,6 +42,16 @@ class EmbedReport:
     def documents_per_second(self) -> float:
         """Documents of this run, the reused and the rejected ones among them."""
         return self.embedded.documents / self.seconds if self.seconds else 0.0
+
+    @property
+    def encoded_tokens_per_second(self) -> float:
+        """Tokens that the encoder read in this run: those of every chunk, so those that chunks overlap in twice."""
+        return self.encoder_use.encoded_tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def hours_per_million_documents(self) -> float:
+        """What a million documents like these would take at the pace of this run."""
+        return self.seconds / 3600 * 1e6 / self.embedded.documents if self.embedded.documents else 0.0
 
 
 def embed(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) -> EmbedReport:
@@ -59,13 +71,17 @@ def embed_plan(planned: Plan) -> EmbedReport:
     if missing:
         _embed_missing(missing, planned.job)
     seconds = time.monotonic() - started
-    every = _totals(planned, [unit.unit_id for partition in planned.partitions for unit in partition.units])
+    headers = {
+        unit: header for partition in planned.partitions for unit, header in partition_headers(planned, partition)
+    }
+    new = [headers[unit.unit_id] for unit in missing]
     return EmbedReport(
-        counts=every,
-        embedded=_totals(planned, [unit.unit_id for unit in missing]),
+        counts=sum((header.counts for header in headers.values()), Counts()),
+        embedded=sum((header.counts for header in new), Counts()),
         unit_count=sum(len(partition.units) for partition in planned.partitions),
         embedded_unit_count=len(missing),
         seconds=seconds,
+        encoder_use=sum((header.encoder_use for header in new), EncoderUse()),
     )
 
 
@@ -79,36 +95,27 @@ def _embed_missing(units: Sequence[WorkUnit], job: EmbedJob) -> None:
     remove_scratch(units, shared, job)
 
 
-def _totals(planned: Plan, unit_ids: Iterable[str]) -> Counts:
-    wanted = set(unit_ids)
-    total = Counts()
-    for partition in planned.partitions:
-        for unit, counts in partition_counts(planned, partition):
-            if unit in wanted:
-                total += counts
-    return total
-
-
-def partition_counts(planned: Plan, partition: PartitionPlan) -> list[tuple[str, Counts]]:
-    """(unit id, counts) from footers. Raises StoreError for a missing shard, AccountingError for lost rows."""
+def partition_headers(planned: Plan, partition: PartitionPlan) -> list[tuple[str, ShardHeader]]:
+    """(unit id, header) from footers. Raises StoreError for a missing shard, AccountingError for lost rows."""
     store = open_store(planned.job.store)
     with ThreadPoolExecutor(READERS, thread_name_prefix="footers") as readers:
-        counts = readers.map(lambda unit: _unit_counts(store, planned.job, unit), partition.units)
-        return [(unit.unit_id, found) for unit, found in zip(partition.units, counts, strict=True)]
+        headers = readers.map(lambda unit: _unit_header(store, planned.job, unit), partition.units)
+        return [(unit.unit_id, found) for unit, found in zip(partition.units, headers, strict=True)]
 
 
-def _unit_counts(store: Store, job: EmbedJob, unit: WorkUnit) -> Counts:
+def _unit_header(store: Store, job: EmbedJob, unit: WorkUnit) -> ShardHeader:
     path = store.embedding_path(job.key, unit.partition, unit.unit_id)
     if not store.files.exists(path):
         raise StoreError(
             f"partition '{unit.partition}' has no embedding shard {store.files.describe(path)}",
             fix="Run `robert embed` again; units that are done are kept",
         )
-    counts = open_shard(store.files, path).header.counts
+    header = open_shard(store.files, path).header
+    counts = header.counts
     if counts.documents != unit.document_count or counts.documents != counts.embedded + counts.rejected:
         raise AccountingError(
             f"shard {store.files.describe(path)} accounts for {counts.embedded} embedded and {counts.rejected} "
             f"rejected of {unit.document_count} rows",
             fix="Delete it and run `robert embed` again",
         )
-    return counts
+    return header

@@ -140,6 +140,7 @@ def evaluate_head(settings: Settings, planned: Plan, *, out: str) -> EvaluateRep
             data.lengths_B[fresh],
             labels=head.labels,
             output=head.config.output,
+            all_unseen=keys is not None,
             facts=[*_data_facts(settings, planned, data), *_head_facts(head, settings, keys, len(data) - len(fresh))],
         )
     return _write(evaluation, out)

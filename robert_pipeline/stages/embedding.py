@@ -180,6 +180,7 @@ def _write_shard(
         vector_dtype=job.embedding.vector_dtype,
         run_id=job.run_id,
         embed_seconds=clock() - started,
+        encoder_use=loaded.encoder.take_use(seconds=clock() - started),
         encoder_name=job.encoder.name,
         source_fingerprint=job.source_fingerprint,
     )

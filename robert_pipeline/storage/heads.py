@@ -132,10 +132,12 @@ def _made_of_head_file(model_dir: str, make: Callable[[Mapping[str, object], Fil
         content = _read_head_file(files)
         try:
             return make(content, files, place)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             # A new head may have been put in place, and the files of the old one removed, since head.json was read.
             if (newer := _read_head_file(files)) == content:
-                raise
+                raise ModelError(
+                    f"{files.describe(str(error))}, which {HEAD_FILE} names, is missing", fix=_RETRAIN
+                ) from error
             return make(newer, files, place)
 
 
@@ -231,7 +233,10 @@ def _value(kind: type[T], given: object) -> T:
 def _read_named(files: Files, name: str, sha256: str) -> bytes:
     if "/" in name or "\\" in name:
         raise ValueError(f"file '{name}' is not beside it")
-    raw = files.read_bytes(name)
+    try:
+        raw = files.read_bytes(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(name) from error
     found = hashlib.sha256(raw).hexdigest()
     if found != sha256:
         raise ModelError(

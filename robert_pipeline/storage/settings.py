@@ -5,7 +5,7 @@ are relative to the file. Whatever is wrong raises ConfigError naming the file a
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -36,7 +36,7 @@ def load_settings(options: Mapping[str, Plain], *, file: Path | None = None, lik
         if value is not None:
             _put(tree, name, value, where)
     _refuse_unknown(tree, Settings, where, ())
-    settings = _validate(tree, where)
+    settings = _validate(tree, where, {name for name, value in options.items() if value is not None})
     if like_head:
         settings = _like_head(settings, tree)
     folder = Path(settings.encoder.name).expanduser()
@@ -67,21 +67,25 @@ def _put(tree: Tree, name: str, value: Plain, where: str) -> None:
     place[last] = value
 
 
-def _validate(tree: Tree, where: str) -> Settings:
+def _validate(tree: Tree, file: str, options: Set[str]) -> Settings:
+    def where(name: str) -> str:
+        return "" if name in options else file
+
     try:
         settings = TypeAdapter(Settings).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         fix = f"Write it as a table, [{name}]" if first["type"] == "dataclass_type" else first["msg"]
-        raise ConfigError(f"{where}setting '{name}' is {first['input']!r}", fix=fix) from error
+        raise ConfigError(f"{where(name)}setting '{name}' is {first['input']!r}", fix=fix) from error
     for *groups, last in PATH_FIELDS:
         holder: object = settings
         for group in groups:
             holder = getattr(holder, group)
         if not getattr(holder, last).strip():
             # An empty path would mean the current folder.
-            raise ConfigError(f"{where}setting '{'.'.join((*groups, last))}' is empty", fix="Give it a value")
+            name = ".".join((*groups, last))
+            raise ConfigError(f"{where(name)}setting '{name}' is empty", fix="Give it a value")
     return settings
 
 

@@ -8,7 +8,7 @@ Axes: B documents, N chunks, D embedding.
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.sealed import NAME_KEY, SealedWriter, SealError, open_sealed
 from robert_pipeline.storage.store import EmbeddingKey, partition_folder
-from robert_pipeline.types import Counts
+from robert_pipeline.types import Counts, EncoderUse
 from schemas import ContractError, embeddings_schema
 from schemas.contract import check_fields
 
@@ -42,6 +42,7 @@ class ShardHeader:
     vector_dtype: str
     run_id: str
     embed_seconds: float
+    encoder_use: EncoderUse = field(default_factory=EncoderUse)
     encoder_name: str = ""
     """What the encoder was called, for people; nothing is decided by it."""
     source_fingerprint: str = ""
@@ -75,6 +76,7 @@ class ShardHeader:
         if values.pop("crc32") != zlib.crc32(_dump(values)):
             raise ValueError("its header is not the one that was written")
         values["counts"] = Counts(**values["counts"])
+        values["encoder_use"] = EncoderUse(**values["encoder_use"])
         return cls(**{f.name: values[f.name] for f in fields(cls)})
 
 

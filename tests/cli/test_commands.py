@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
+import torch
 
 from robert_pipeline.storage.corpus import open_corpus
 from tests.corpora import COLUMNS
@@ -118,6 +120,55 @@ def test_the_steps_of_the_readme_work_without_a_settings_file(robert, folder, pr
     ran(robert("train", *given, "--partition", LEARN, "--model", "m"))
     ran(robert("label", "--corpus", "mine", "--partition", LABEL, "--model", "m"))
     assert "5" in ran(robert("query", "SELECT count(*) FROM rejects"))[3]
+
+
+def test_heads_are_compared_and_judged(robert, folder):
+    """Nobody could find out at the command line what a head is worth."""
+    shown = ran(robert("evaluate", "--partition", LEARN, "--seeds", "1", "--epochs", "2", "--against", "mean"))
+    assert [cells(line)[0] for line in shown if "│" in line][:2] == ["RoBERT", "mean of chunks"]
+    assert shown[-1] == "written to evaluation/evaluation.json and evaluation/evaluation.html"
+    assert json.loads(Path("evaluation/evaluation.json").read_text())["labels"] == ["business", "sport"]
+    known = robert("evaluate", "--model", "model", "--partition", LEARN)
+    assert (known.code, known.err.startswith("error: the head in model has learned from all 40")) == (1, True)
+    both = robert("evaluate", "--model", "model", "--train-partition", LEARN)
+    assert (both.code, "--model and --train-partition are both given" in both.err) == (1, True)
+
+
+def test_thresholds_are_shown_and_set(robert, folder):
+    """Labels could be withheld for review only by training anew."""
+    assert ran(robert("set-thresholds"))[-1].endswith(", unchanged")
+    shown = ran(robert("set-thresholds", "--review", "sport=0.9", "--decision", "sport=0.6"))
+    assert [cells(line) for line in shown if "│" in line] == [
+        ["business", "0.400", "0.000"],
+        ["sport", "0.600", "0.900"],
+    ]
+    for wrong in ("sport", "sport=much", "spot=0.5", "sport=1.5"):
+        failed = robert("set-thresholds", "--review", wrong)
+        assert (failed.code, failed.err.startswith("error: "), len(failed.err.splitlines())) == (1, True, 1)
+
+
+def test_a_head_is_imported_and_calibrated(robert, folder):
+    """Weights from elsewhere could not be used, or their probabilities not be made right."""
+    torch.manual_seed(0)
+    lstm, out = torch.nn.LSTM(32, 100), torch.nn.Linear(100, 2)
+    state = {
+        f"{name}.{key}": value
+        for name, part in (("lstm", lstm), ("out", out))
+        for key, value in part.state_dict().items()
+    }
+    safetensors.torch.save_file(state, "w.safetensors")
+    labels = ["--label", "business", "--label", "sport"]
+    shown = ran(robert("import-head", "w.safetensors", *labels, "--model", "mine"))
+    assert shown[-2:] == [
+        "not calibrated: `robert calibrate` does it, with labelled documents that it has not learned from",
+        "saved in mine",
+    ]
+    shown = ran(robert("calibrate", "--model", "mine", "--partition", LEARN, "--target-precision", "0.9"))
+    assert shown[1] == "calibrated by temperature on 40 documents"
+    assert shown[-1] == "saved in mine"
+    assert ran(robert("score", "--model", "mine", "--partition", LEARN, "--contributions"))[1].startswith(
+        "contributions "
+    )
 
 
 def test_query_gives_whole_values_to_pipes_and_files(robert, folder):

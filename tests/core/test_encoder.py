@@ -8,6 +8,7 @@ from transformers import AutoModel
 from robert_pipeline.core.encoder import Encoder, fast_precision
 from robert_pipeline.core.packed_model import TokenBatch
 from robert_pipeline.errors import EncoderError
+from robert_pipeline.types import EncoderUse
 
 
 def framed(loaded, texts):
@@ -69,6 +70,21 @@ def test_vectors_are_float32_whatever_the_precision(tiny, tiny_folder):
     batch = TokenBatch.of(framed(tiny, ["one", "two words"]))
     vectors = Encoder(model, pooling="mean", pad_id=0, device=torch.device("cpu"))(batch)
     assert (vectors.dtype, vectors.shape) == (np.float32, (2, 32))
+
+
+def test_what_was_computed_is_counted_once_and_padding_told_apart(tiny_folder):
+    """A run would report another speed, hide its padding, or count a batch for two units."""
+    model = AutoModel.from_pretrained(tiny_folder, dtype=torch.float32)
+    encoder = Encoder(model, pooling="mean", pad_id=0, device=torch.device("cpu"))
+    for lengths in ((5, 3), (4, 4)):
+        encoder(TokenBatch.of([np.arange(100, 100 + n) for n in lengths]))
+    use = encoder.take_use(seconds=2.0)
+    assert (use.encoded_tokens, use.computed_tokens) == (16, 18)
+    assert use.padding_share == pytest.approx(2 / 18)
+    assert use.ceiling_tokens == pytest.approx(2 * encoder.ceiling_tokens_per_second)
+    assert 0 < use.ceiling_share < 1
+    assert encoder.take_use(seconds=0.0) == EncoderUse()
+    assert (EncoderUse().padding_share, EncoderUse().ceiling_share) == (0, 0)
 
 
 def test_a_model_without_pooler_is_refused(tiny, tiny_folder):

@@ -105,3 +105,11 @@ def test_thresholds_change_for_the_labels_named():
 def test_of_two_labels_one_threshold_is_both(decision):
     """The two sides of a binary decision would overlap or leave a gap."""
     assert trained(("no", "yes")).with_thresholds(decision=decision).thresholds.decision == pytest.approx((0.7, 0.3))
+
+
+def test_of_two_labels_two_thresholds_that_contradict_each_other_are_refused():
+    """One of two decisions that were asked for would be passed over in silence."""
+    head = trained(("no", "yes"))
+    assert head.with_thresholds(decision={"no": 0.7, "yes": 0.3}).thresholds.decision == pytest.approx((0.7, 0.3))
+    with pytest.raises(ConfigError, match=r"0\.6 for 'no' and 0\.6 for 'yes' do not add up to 1"):
+        head.with_thresholds(decision={"no": 0.6, "yes": 0.6})

@@ -4,13 +4,17 @@ from dataclasses import replace
 
 import pytest
 
+from robert_pipeline.config import EncoderSource
 from robert_pipeline.errors import AccountingError, StoreError
 from robert_pipeline.runs import embed as embed_run
-from robert_pipeline.runs.embed import EmbedReport, embed, partition_counts
+from robert_pipeline.runs.embed import EmbedReport, embed, partition_headers
+from robert_pipeline.runs.outcome import partition_outcome
 from robert_pipeline.runs.plan import plan
+from robert_pipeline.runs.score import load_head_for, score
+from robert_pipeline.runs.train import train
 from robert_pipeline.storage.store import open_store
-from robert_pipeline.types import Counts
-from tests.projects import LABEL, REJECTED, elsewhere
+from robert_pipeline.types import Counts, EncoderUse
+from tests.projects import LABEL, LEARN, REJECTED, elsewhere
 
 
 @pytest.fixture
@@ -62,13 +66,50 @@ def test_rates_are_of_this_run():
         seconds=2.0,
     )
     assert report.documents_per_second == 5
+    assert report.hours_per_million_documents == pytest.approx(1e6 / 5 / 3600)
+
+
+def test_a_run_says_what_its_encoder_did(settings):
+    """Nobody could tell a slow machine from a slow run, nor plan for a million documents."""
+    first = embed(settings, partitions=[LABEL], run_id="one")
+    use, special = first.encoder_use, 2 * first.counts.chunks
+    assert use.encoded_tokens >= first.counts.tokens + special
+    assert use.encoded_tokens <= use.computed_tokens
+    assert 0 < use.ceiling_share < 1
+    assert first.encoded_tokens_per_second == use.encoded_tokens / first.seconds
+    again = embed(settings, partitions=[LABEL], run_id="two")
+    assert again.encoder_use == EncoderUse()
+    assert again.hours_per_million_documents == 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_labels_do_not_depend_on_batches(settings, tmp_path, minilm_folder, precision):
+    """A document would get another label in another corpus, or on a machine with less memory."""
+    encoder = EncoderSource(name=str(minilm_folder), precision=precision)
+    settings = replace(settings, encoder=encoder, model=str(tmp_path / "minilm-head"))
+    embed(settings, partitions=[LEARN], run_id="learn")
+    train(settings, plan(settings, partitions=[LEARN], run_id="learn"))
+    given = []
+    for batch_tokens in (1, 100, 4_000):
+        batched = elsewhere(settings, tmp_path / str(batch_tokens))
+        batched = replace(batched, embedding=replace(batched.embedding, batch_tokens=batch_tokens))
+        embed(batched, run_id="label")
+        planned = plan(batched, run_id="label")
+        score(planned, model=batched.model)
+        head = load_head_for(planned, model=batched.model)
+        outcomes = [partition_outcome(planned, partition, head.fingerprint) for partition in planned.partitions]
+        given.append(
+            [row["labels"] for outcome in outcomes for rows in outcome.predictions() for row in rows.to_pylist()]
+        )
+    assert len(given[0]) == 45
+    assert given[0] == given[1] == given[2]
 
 
 def test_a_shard_that_is_not_there_is_named(settings):
     """A lost file would make documents disappear from the counts."""
     planned = plan(settings, partitions=[LABEL], run_id="r")
     with pytest.raises(StoreError, match=f"partition '{LABEL}' has no embedding shard .*Run `robert embed` again"):
-        partition_counts(planned, planned.partitions[0])
+        partition_headers(planned, planned.partitions[0])
 
 
 def test_a_shard_that_lost_rows_is_named(settings, monkeypatch):
@@ -84,4 +125,4 @@ def test_a_shard_that_lost_rows_is_named(settings, monkeypatch):
 
     monkeypatch.setattr(embed_run, "open_shard", with_a_row_less)
     with pytest.raises(AccountingError, match=r"accounts for . embedded and .* rejected of"):
-        partition_counts(planned, planned.partitions[0])
+        partition_headers(planned, planned.partitions[0])

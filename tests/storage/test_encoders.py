@@ -210,7 +210,9 @@ def test_a_file_is_not_an_encoder(small):
 def test_a_hub_name_that_cannot_be_had_is_named():
     """Without network, or with a mistyped name, a run would end in a traceback of the hub's client."""
     found = refusal(identify_encoder, folder="no-such/encoder")
-    assert found.startswith("encoder 'no-such/encoder' is neither a folder nor to be had from the Hugging Face hub: ")
+    assert found.startswith(
+        "encoder 'no-such/encoder' is no folder, the Hugging Face hub cannot be reached, and no copy"
+    )
 
 
 def test_a_revision_of_a_folder_is_refused(small):

@@ -149,6 +149,7 @@ def test_a_file_that_is_no_text_is_named(folder):
 def test_a_wrong_option_is_named(given, problem):
     """An empty shell variable would make a store in the current folder; a wrong word would be taken for the default."""
     assert complaint(**given).startswith(problem)
+    assert complaint("[head]\nhidden = 7\n", **given).startswith(problem)  # not the file's mistake
 
 
 def test_an_option_in_a_table_that_the_file_writes_as_a_value_is_refused():

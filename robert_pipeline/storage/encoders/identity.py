@@ -107,11 +107,18 @@ def _find(source: EncoderSource) -> Path:
             fix="Give the folder that holds its config.json, *.safetensors and tokenizer, or a hub name",
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", POOLING_FILE, *TOKENIZER_FILES]
     try:
         return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=patterns))
+    except LocalEntryNotFoundError as error:
+        raise EncoderError(
+            f"encoder '{source.name}' is no folder, the Hugging Face hub cannot be reached, and no copy of it was "
+            "downloaded before",
+            fix="Check the spelling and the network (HF_HUB_OFFLINE=1 forbids it), or give a folder with config.json, "
+            "*.safetensors and a tokenizer",
+        ) from error
     except (OSError, ValueError, HFValidationError) as error:
         raise EncoderError(
             f"encoder '{source.name}' is neither a folder nor to be had from the Hugging Face hub: "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from robert_pipeline.config import Chunking, EncoderSource
 from robert_pipeline.errors import ConfigError
+from robert_pipeline.native.allocator import keep_freed_memory
 from robert_pipeline.storage.encoders.checkpoint import load_checkpoint
 from robert_pipeline.storage.encoders.identity import EncoderIdentity, identify_encoder
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from robert_pipeline.core.encoder import Encoder
     from robert_pipeline.core.tokenize import Tokenizer
     from robert_pipeline.native.attention import PackedAttention
+    from robert_pipeline.native.normalize import PackedNormalize
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
     from robert_pipeline.core.encoder import Encoder
 
     checkpoint = load_checkpoint(identify_encoder(source))
+    keep_freed_memory()
     return LoadedEncoder(
         identity=checkpoint.identity,
         encoder=Encoder(
@@ -52,10 +55,21 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
             pad_id=checkpoint.pad_id,
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
             kernel=attention_kernel(),
+            add_normalize=_add_normalize(),
         ),
         tokenizer=checkpoint.tokenizer,
         max_chunk_tokens=checkpoint.max_chunk_tokens,
     )
+
+
+def _add_normalize() -> "PackedNormalize | None":
+    from robert_pipeline.native.build import NativeUnavailable
+    from robert_pipeline.native.normalize import packed_normalize
+
+    try:
+        return packed_normalize()
+    except NativeUnavailable:
+        return None  # `attention_kernel` says why
 
 
 def attention_kernel() -> "PackedAttention | None":

@@ -1,0 +1,117 @@
+"""BERT's layers in as few operations as they need, for inference on a CPU; in place of transformers' own.
+
+Seven operations a layer: query, key and value in one product, attention, three products more (GELU within its own), and
+twice a sum with its normalisation in one pass. Whether a model's layers are BERT's is found by trying, as for packing.
+
+Axes: N tokens of all sequences, D hidden, A heads, E values of a head.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robert_pipeline.core.packed_model import AttentionKernel, PackedModel, Packing, PrepackedLinear, tried
+
+if TYPE_CHECKING:
+    from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+
+class AddNormalize(Protocol):
+    """Layer normalisation of a sum; see robert_pipeline.native."""
+
+    def __call__(self, x_ND: Tensor, y_ND: Tensor, weight_D: Tensor, bias_D: Tensor, epsilon: float) -> Tensor:
+        """x + y normalised, in x's memory. bfloat16; weight and bias float32."""
+        ...
+
+
+def fuse_layers(packed: PackedModel, add_normalize: AddNormalize, *, batch_tokens: int) -> bool:
+    """Exchange the layers of a packed model; False, and nothing changed, where they are not BERT's."""
+    model: Any = packed.model
+    theirs = getattr(model, "encoder", None)
+    layers = list(getattr(theirs, "layer", ()))
+    if not layers or packed.kernel is None or not all(map(_like_bert, layers)):
+        return False
+    before_ND = tried(packed)
+    heads = int(model.config.num_attention_heads)
+    model.encoder = BertLayers(layers, heads=heads, add_normalize=add_normalize, batch_tokens=batch_tokens)
+    if before_ND is not None and tried(packed, like=before_ND) is not None:
+        return True
+    model.encoder = theirs
+    return False
+
+
+def _like_bert(layer: nn.Module) -> bool:
+    linears = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+    norms = ("attention.output.LayerNorm", "output.LayerNorm")
+    found = dict(layer.named_modules())
+    return (
+        all(type(found.get(name)) is nn.Linear for name in (*linears, "intermediate.dense", "output.dense"))
+        and all(type(found.get(name)) is nn.LayerNorm for name in norms)
+        and type(getattr(found["intermediate"], "intermediate_act_fn", None)).__name__ == "GELUActivation"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Layer:
+    query_key_value: Callable[[Tensor], Tensor]
+    mix: Callable[[Tensor], Tensor]
+    mixed_norm: Callable[[Tensor, Tensor], Tensor]
+    widen: Callable[[Tensor], Tensor]
+    narrow: Callable[[Tensor], Tensor]
+    norm: Callable[[Tensor, Tensor], Tensor]
+
+
+class BertLayers(nn.Module):
+    """All layers of a BERT model, post-norm, called as transformers' encoder is."""
+
+    def __init__(self, layers: list[nn.Module], *, heads: int, add_normalize: AddNormalize, batch_tokens: int) -> None:
+        super().__init__()
+        self._heads = heads
+
+        def product(*linears: nn.Linear, activation: str = "none") -> Callable[[Tensor], Tensor]:
+            joined = nn.Linear(linears[0].in_features, sum(linear.out_features for linear in linears), device="meta")
+            joined.weight = nn.Parameter(torch.cat([linear.weight.detach() for linear in linears]))
+            joined.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]))
+            return PrepackedLinear(joined, activation=activation, batch_tokens=batch_tokens).forward
+
+        def norm(of: nn.LayerNorm) -> Callable[[Tensor, Tensor], Tensor]:
+            weight_D, bias_D, epsilon = of.weight.detach().float(), of.bias.detach().float(), of.eps
+            return lambda x_ND, y_ND: add_normalize(x_ND, y_ND, weight_D, bias_D, epsilon)
+
+        self._layers = [self._layer(dict(layer.named_modules()), product, norm) for layer in layers]
+
+    @staticmethod
+    def _layer(parts: dict[str, Any], product: Callable[..., Any], norm: Callable[..., Any]) -> _Layer:
+        return _Layer(
+            query_key_value=product(*(parts[f"attention.self.{name}"] for name in ("query", "key", "value"))),
+            mix=product(parts["attention.output.dense"]),
+            mixed_norm=norm(parts["attention.output.LayerNorm"]),
+            widen=product(parts["intermediate.dense"], activation="gelu"),
+            narrow=product(parts["output.dense"]),
+            norm=norm(parts["output.LayerNorm"]),
+        )
+
+    def forward(
+        self, hidden_states: Tensor, *_: Any, packing: Packing, **_others: Any
+    ) -> "BaseModelOutputWithPastAndCrossAttentions":
+        """(1, N, D) in and out."""
+        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+        x_ND = hidden_states[0]
+        kernel = packing.kernel
+        assert kernel is not None  # noqa: S101 - `fuse_layers` has seen it
+        for layer in self._layers:
+            mixed_ND = layer.mix(self._attend(layer.query_key_value(x_ND), packing, kernel))
+            mixed_ND = layer.mixed_norm(mixed_ND, x_ND)
+            x_ND = layer.norm(layer.narrow(layer.widen(mixed_ND)), mixed_ND)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=x_ND[None])
+
+    def _attend(self, joined: Tensor, packing: Packing, kernel: AttentionKernel) -> Tensor:
+        joined_N3AE = joined.view(len(joined), 3, self._heads, -1)
+        q_NAE, k_NAE, v_NAE = joined_N3AE.unbind(1)
+        scale = float(q_NAE.shape[2] ** -0.5)
+        out_NAE, _ = kernel.forward(q_NAE, k_NAE, v_NAE, packing.starts, scale, with_sums=False)
+        return out_NAE.flatten(1)

@@ -1,0 +1,89 @@
+"""Fused layers are the model's own, and only models of BERT's kind get them."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from robert_pipeline.core.encoder import Encoder
+from robert_pipeline.core.packed_layers import fuse_layers
+from robert_pipeline.core.packed_model import PackedModel, TokenBatch, first_position
+from robert_pipeline.native.attention import packed_attention
+from robert_pipeline.native.build import NativeUnavailable
+from robert_pipeline.native.normalize import packed_normalize
+
+SIZES = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 128,
+    "vocab_size": 3_000,
+}
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    try:
+        return {"kernel": packed_attention(), "add_normalize": packed_normalize()}
+    except NativeUnavailable as reason:
+        pytest.skip(f"what is tested cannot be had here: {reason}")
+
+
+def model(kind="Bert", **others):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**{**SIZES, **others})
+    made = getattr(transformers, f"{kind}Model")(config)
+    for name, values in made.named_parameters():
+        if name.endswith("LayerNorm.weight") or name.endswith("bias"):
+            torch.nn.init.normal_(values, 0.5, 0.2)  # as they come, weights of 1 and biases of 0 hide a mistake
+    return made.to(torch.bfloat16).eval()
+
+
+def batch():
+    random = np.random.default_rng(1)
+    return TokenBatch.of([random.integers(10, 3_000, n) for n in (90, 1, 41)])
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "Electra"])
+def test_fused_layers_give_the_model_s_own_hidden_states(kernels, kind):
+    """Vectors would be another model's: a layer's parts in another order, or weights of another part."""
+    made = model(kind)
+    packed = PackedModel(made, kernels["kernel"], first_position=first_position(made))
+    with torch.inference_mode():
+        before = packed(batch()).float()
+        assert fuse_layers(packed, kernels["add_normalize"], batch_tokens=256)
+        after = packed(batch()).float()
+    assert torch.cosine_similarity(before, after, dim=1).min() > 0.9995
+
+
+@pytest.mark.parametrize(
+    ("kind", "others"),
+    [
+        ("Bert", {"hidden_act": "relu"}),
+        ("DistilBert", {"dim": 64, "n_layers": 2, "n_heads": 2, "hidden_dim": 128}),
+    ],
+    ids=["another activation", "another family"],
+)
+def test_other_models_keep_their_layers(kernels, kind, others):
+    """A model of another kind would be computed as if it were BERT."""
+    made = model(kind, **others)
+    packed = PackedModel(made, kernels["kernel"], first_position=0)
+    layers = getattr(made, "encoder", None)
+    assert not fuse_layers(packed, kernels["add_normalize"], batch_tokens=256)
+    assert getattr(made, "encoder", None) is layers
+
+
+def test_layers_that_do_not_agree_are_given_back(kernels):
+    """A kernel that computes something else on some machine would give wrong vectors without a word."""
+    made = model()
+    packed = PackedModel(made, kernels["kernel"], first_position=0)
+    layers = made.encoder
+    assert not fuse_layers(packed, lambda x, y, weight, bias, epsilon: x.mul_(y), batch_tokens=256)
+    assert made.encoder is layers
+
+
+def test_the_encoder_says_which_way_it_takes(kernels):
+    """Nobody could tell why an encoder is slow."""
+    cpu = torch.device("cpu")
+    assert "fused layers" in Encoder(model(), pooling="mean", pad_id=0, device=cpu, **kernels).way
+    assert "fused" not in Encoder(model(), pooling="mean", pad_id=0, device=cpu, kernel=kernels["kernel"]).way

