@@ -4,7 +4,8 @@ Shards hold real vectors: articles of BBC News embedded by MiniLM, 384 values, r
 shard is as large as the store makes them. "for scoring" is what `robert score` does with a shard before the head sees
 it: the file in one read, seal and name checked, every column decoded, vectors as an array, documents counted. "pyarrow"
 is `pyarrow.parquet.read_table` of the same file, its page checksums not checked. Both use pyarrow's own threads.
-"processor" counts the processor time of all threads in place of the clock. The sizes below are of the same rows written in other ways.
+"processor" counts the processor time of all threads in place of the clock. The sizes below are of the same rows written
+in other ways.
 """
 
 import tempfile

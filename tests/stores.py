@@ -17,7 +17,7 @@ from robert_pipeline.storage.encoders import EncoderIdentity, LoadedEncoder
 from robert_pipeline.storage.rejects import read_rejects
 from robert_pipeline.storage.shards import ShardHeader, ShardWriter, chunk_rows, open_shard
 from robert_pipeline.storage.store import open_store
-from robert_pipeline.types import Counts
+from robert_pipeline.types import Counts, EncoderUse
 
 DIMENSION = 8
 SMALL_UNITS = Embedding(unit_bytes=400, block_bytes=200)
@@ -37,6 +37,9 @@ class CountingEncoder:
 
     def __init__(self):
         self.sequences = 0
+
+    def take_use(self, *, seconds):
+        return EncoderUse()
 
     def __call__(self, batch):
         self.sequences += len(batch)
