@@ -106,7 +106,7 @@ def training_progress() -> Iterator[Callable[["Epoch"], None]]:
 def working_progress(name: str) -> Iterator[Callable[[str, float], None]]:
     """A bar that follows what is being done, and how much of all of it (0 to 1): give what it yields to the run."""
     columns = (TextColumn(name), BarColumn(), TextColumn("{task.description}"), TextColumn("time left"))
-    with Progress(*columns, TimeRemainingColumn(), console=error_console(), transient=True) as progress:
+    with _progress(*columns, TimeRemainingColumn()) as progress:
         task = progress.add_task("", total=1.0)
         yield lambda text, done: progress.update(task, description=text, completed=done)
 

@@ -43,6 +43,10 @@ NOT_INSTALLED = {"google": "google-cloud-bigquery"}
 """Modules of extras that the development environment does without, and the packages that bring them."""
 
 
+PEERS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "sentence_transformers": "sentence-transformers"}
+"""What the benchmarks measure against where it is installed: benchmarks/peers.txt."""
+
+
 def declared(*extras: str) -> list[Requirement]:
     """Every dependency that pyproject.toml names, those of these extras included."""
     optional = [text for extra in extras for text in PROJECT["optional-dependencies"][extra]]
@@ -110,7 +114,12 @@ def test_every_import_is_declared() -> None:
     """If it failed, the code would lean on a package that only another package's dependencies happen to bring."""
     extras = PROJECT["optional-dependencies"]
     names = {canonicalize_name(requirement.name) for requirement in declared(*extras)}
-    providers = {**packages_distributions(), **{module: [package] for module, package in NOT_INSTALLED.items()}}
+    peers = (ROOT / "benchmarks" / "peers.txt").read_text().splitlines()
+    names |= {canonicalize_name(Requirement(line).name) for line in peers if line and not line.startswith("#")}
+    providers = {
+        **packages_distributions(),
+        **{module: [package] for module, package in {**NOT_INSTALLED, **PEERS}.items()},
+    }
     ours = {*PACKAGES, "benchmarks", "tests", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     undeclared = set()
     for source in (path for package in (*PACKAGES, "benchmarks", "tests") for path in (ROOT / package).rglob("*.py")):
