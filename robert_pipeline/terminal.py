@@ -91,6 +91,15 @@ def import_progress() -> Iterator[Callable[[int, int | None], None]]:
 
 
 @contextlib.contextmanager
+def comparing_progress() -> Iterator[Callable[[int], None]]:
+    """A count of documents with its rate: give what it yields to the run, which tells it how many more are done."""
+    columns = (TextColumn("comparing"), TextColumn("{task.completed:,.0f} documents"), _Rate())
+    with _progress(*columns) as progress:
+        task = progress.add_task("comparing", total=None, tokens=0)
+        yield lambda documents: progress.update(task, advance=documents)
+
+
+@contextlib.contextmanager
 def training_progress() -> Iterator[Callable[["Epoch"], None]]:
     """A line that follows the epochs: give what it yields to the training."""
     with _progress(TextColumn("training"), BarColumn(), TextColumn("{task.description}")) as progress:

@@ -39,12 +39,13 @@ def pins(file: str) -> dict[str, list[tuple[Version, Marker | None]]]:
     return found
 
 
-NOT_INSTALLED = {"google": "google-cloud-bigquery"}
-"""Modules of extras that the development environment does without, and the packages that bring them."""
-
-
-PEERS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "sentence_transformers": "sentence-transformers"}
-"""What the benchmarks measure against where it is installed: benchmarks/peers.txt."""
+NOT_INSTALLED = {
+    "google": "google-cloud-bigquery",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "sentence_transformers": "sentence-transformers",
+}
+"""Modules of extras and of peers that the development environment does without, and the packages that bring them."""
 
 
 def declared(*extras: str) -> list[Requirement]:
@@ -113,13 +114,9 @@ def test_lock_satisfies_pyproject(python: str) -> None:
 def test_every_import_is_declared() -> None:
     """If it failed, the code would lean on a package that only another package's dependencies happen to bring."""
     extras = PROJECT["optional-dependencies"]
-    names = {canonicalize_name(requirement.name) for requirement in declared(*extras)}
-    peers = (ROOT / "benchmarks" / "peers.txt").read_text().splitlines()
-    names |= {canonicalize_name(Requirement(line).name) for line in peers if line and not line.startswith("#")}
-    providers = {
-        **packages_distributions(),
-        **{module: [package] for module, package in {**NOT_INSTALLED, **PEERS}.items()},
-    }
+    peers = [Requirement(line) for line in (ROOT / "benchmarks" / "peers.txt").read_text().splitlines() if "==" in line]
+    names = {canonicalize_name(requirement.name) for requirement in (*declared(*extras), *peers)}
+    providers = {**packages_distributions(), **{module: [package] for module, package in NOT_INSTALLED.items()}}
     ours = {*PACKAGES, "benchmarks", "tests", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     undeclared = set()
     for source in (path for package in (*PACKAGES, "benchmarks", "tests") for path in (ROOT / package).rglob("*.py")):

@@ -54,7 +54,7 @@ def embed(settings: Settings, partition: Partitions = None) -> None:
         f"({done.reused:,} of them found in the store); {report.documents_per_second:,.1f} documents/s, "
         f"{report.tokens_per_second:,.0f} tokens/s encoded"
     )
-    if report.embedded.documents:
+    if report.encoder_use.encoded_tokens:
         say(f"encoder: {encoder_speed(report)}")
 
 

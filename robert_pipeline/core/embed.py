@@ -25,6 +25,8 @@ OnEncoded = Callable[[int], None]
 
 TOKENIZED_CHARACTERS = 1 << 20
 """Text given to the tokenizer at once."""
+SMALLEST_BATCH = 4
+"""The last batches are at least this part of a full one: smaller ones are slower than the waiting they save."""
 
 
 class ChunkEncoder(Protocol):
@@ -176,7 +178,7 @@ def _encode(
         encode(chosen[half:])
         return chosen
 
-    batches = _batches(lengths_N, order_N, budget)
+    batches = _batches(lengths_N, order_N, budget, encoder.concurrency)
     workers = min(encoder.concurrency, len(batches))
     if workers <= 1:
         for chosen in batches:
@@ -188,13 +190,16 @@ def _encode(
     return vectors_ND
 
 
-def _batches(lengths_N: Int64, order_N: Int64, budget: BatchBudget) -> list[Int64]:
+def _batches(lengths_N: Int64, order_N: Int64, budget: BatchBudget, workers: int) -> list[Int64]:
+    """Full batches, then smaller ones: no worker waits for another's last batch for long."""
     batches: list[Int64] = []
-    at = 0
+    at, left = 0, int(lengths_N.sum())
     while at < len(order_N):
-        chosen = order_N[at : at + max(1, budget.tokens // int(lengths_N[order_N[at]]))]
+        tokens = min(budget.tokens, max(left // workers, budget.tokens // SMALLEST_BATCH))
+        chosen = order_N[at : at + max(1, tokens // int(lengths_N[order_N[at]]))]
         batches.append(chosen)
         at += len(chosen)
+        left -= int(lengths_N[chosen].sum())
     return batches
 
 
