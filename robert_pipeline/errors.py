@@ -56,5 +56,17 @@ class GateError(RobertError):
     """A head may not become the current one: the message names every limit it breaks, or who was faster."""
 
 
+class BudgetError(RobertError):
+    """A backfill would cost more than it may, or nobody can say."""
+
+
+class ClaimError(RobertError):
+    """Another run works on the partition, or has taken it over because this one gave no sign of life."""
+
+
+class BoundsError(RobertError):
+    """Too many rejects, or another distribution of labels than the partition before. Nothing is published."""
+
+
 class AccountingError(RobertError):
     """Documents in do not equal labelled plus rejected. Nothing is published."""

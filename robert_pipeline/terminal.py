@@ -91,6 +91,15 @@ def import_progress() -> Iterator[Callable[[int, int | None], None]]:
 
 
 @contextlib.contextmanager
+def comparing_progress() -> Iterator[Callable[[int], None]]:
+    """A count of documents with its rate: give what it yields to the run, which tells it how many more are done."""
+    columns = (TextColumn("comparing"), TextColumn("{task.completed:,.0f} documents"), _Rate())
+    with _progress(*columns) as progress:
+        task = progress.add_task("comparing", total=None, tokens=0)
+        yield lambda documents: progress.update(task, advance=documents)
+
+
+@contextlib.contextmanager
 def training_progress() -> Iterator[Callable[["Epoch"], None]]:
     """A line that follows the epochs: give what it yields to the training."""
     with _progress(TextColumn("training"), BarColumn(), TextColumn("{task.description}")) as progress:
@@ -106,7 +115,7 @@ def training_progress() -> Iterator[Callable[["Epoch"], None]]:
 def working_progress(name: str) -> Iterator[Callable[[str, float], None]]:
     """A bar that follows what is being done, and how much of all of it (0 to 1): give what it yields to the run."""
     columns = (TextColumn(name), BarColumn(), TextColumn("{task.description}"), TextColumn("time left"))
-    with Progress(*columns, TimeRemainingColumn(), console=error_console(), transient=True) as progress:
+    with _progress(*columns, TimeRemainingColumn()) as progress:
         task = progress.add_task("", total=1.0)
         yield lambda text, done: progress.update(task, description=text, completed=done)
 

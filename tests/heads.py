@@ -1,5 +1,7 @@
 """Make documents of chunk vectors, heads and shards of them, without an encoder."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from robert_pipeline.config import Chunking, EncoderSource, HeadConfig
 from robert_pipeline.core.family import build_head
 from robert_pipeline.core.model import TrainedHead, VectorOrigin, default_thresholds, no_calibration, weights_sha256
-from robert_pipeline.storage.shards import ShardHeader, ShardWriter, chunk_rows
+from robert_pipeline.storage.shards import ShardHeader, ShardWriter, chunk_rows, open_shard
 from robert_pipeline.storage.store import EmbeddingKey, open_store
 from robert_pipeline.types import Counts
 
@@ -138,8 +140,8 @@ def rewrite_shard(store, path, *, document, value):
     changed = pa.FixedSizeListArray.from_arrays(pa.array(values, vectors.type.value_type), type=vectors.type)
     index = table.schema.get_field_index("vector")
     table = table.set_column(index, table.schema.field(index), changed)
-    rows = file.metadata.row_group(0).num_rows
-    metadata = {key: each for key, each in (file.metadata.metadata or {}).items() if key != b"ARROW:schema"}
-    with pq.ParquetWriter(place, table.schema.with_metadata(metadata), write_page_checksum=True) as writer:
-        writer.write_table(table.replace_schema_metadata(metadata), row_group_size=rows)
+    header = open_shard(store.files, path).header
+    writer = ShardWriter(Path(place), dimension=header.dimension, vector_dtype=header.vector_dtype)
+    writer.write(table.cast(writer.schema))
+    writer.close(header)
     return doc_id

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from robert_pipeline import __version__
-from robert_pipeline.cli import corpora, evaluations, fitting, labels, models, store, tables, upkeep
+from robert_pipeline.cli import backfills, corpora, evaluations, fitting, gate, labels, models, store, tables, upkeep
 from robert_pipeline.errors import RobertError, first_line
 from robert_pipeline.terminal import error_console, say
 
@@ -28,7 +28,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for group in (corpora, fitting, models, evaluations, labels, tables, store, upkeep):  # in the order of a first use
+# In the order of a first use.
+for group in (corpora, fitting, models, evaluations, labels, backfills, tables, gate, store, upkeep):
     group.register(app)
 
 

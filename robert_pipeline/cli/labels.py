@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robert_pipeline.cli.options import Partitions, with_settings
+from robert_pipeline.cli.options import LABELS_WITH, Force, Partitions, with_settings
 from robert_pipeline.config import Settings
 from robert_pipeline.terminal import counted, say, show_table, work_progress
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    app.command("score")(with_settings(score, like_head=True))
-    app.command("publish")(with_settings(publish, like_head=True))
-    app.command("label")(with_settings(label, like_head=True))
+    app.command("score")(with_settings(score, LABELS_WITH, like_head=True))
+    app.command("publish")(with_settings(publish, LABELS_WITH, like_head=True))
+    app.command("label")(with_settings(label, LABELS_WITH, like_head=True))
     app.command("predict")(predict)
 
 
@@ -28,7 +28,7 @@ def score(
         bool, typer.Option("--contributions", help="Write what every chunk contributed to a side table in the store.")
     ] = False,
 ) -> None:
-    """Label embedded documents with the head in --model.
+    """Label embedded documents with the head that was promoted last, or the one in --model.
 
     The encoder and the chunking are those of the head, unless others are named.
 
@@ -46,7 +46,7 @@ def score(
         say(f"contributions of every chunk are in {settings.store}/contributions/{report.head_fingerprint}")
 
 
-def publish(settings: Settings, partition: Partitions = None) -> None:
+def publish(settings: Settings, partition: Partitions = None, force: Force = False) -> None:
     """Replace partitions of the published table by their scored documents.
 
     Example: `robert publish --corpus corpus --warehouse warehouse --partition day=2026-01-31`
@@ -56,10 +56,10 @@ def publish(settings: Settings, partition: Partitions = None) -> None:
     from robert_pipeline.runs.publish import publish as run_publish
 
     planned = run_plan(settings, partitions=partition or (), run_id=new_run_id())
-    _show_published(run_publish(settings, planned))
+    _show_published(run_publish(settings, planned, force=force))
 
 
-def label(settings: Settings, partition: Partitions = None) -> None:
+def label(settings: Settings, partition: Partitions = None, force: Force = False) -> None:
     """Embed, score and publish, in one go.
 
     The encoder and the chunking are those of the head, unless others are named.
@@ -73,13 +73,15 @@ def label(settings: Settings, partition: Partitions = None) -> None:
     run_id = new_run_id()
     planned = run_plan(settings, partitions=partition or (), run_id=run_id)
     with work_progress({"embedding": planned.missing_document_count, "scoring": planned.document_count}):
-        report = run_label(settings, planned)
+        report = run_label(settings, planned, force=force)
     _show_published(report.publish)
 
 
 def predict(
     source: Annotated[Path, typer.Argument(metavar="IN.parquet", help="Documents to label.")],
-    model: Annotated[str | None, typer.Option("--model", help="Folder of the trained head [model].")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Folder of a head [the one promoted last, else `model`].")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where the prediction rows go.")] = Path("predictions.parquet"),
     store: Annotated[str | None, typer.Option("--store", help="Keep vectors here [they are not kept].")] = None,
     doc_id_column: Annotated[str | None, typer.Option("--doc-id-column", help="Column of the ids [doc_id].")] = None,
@@ -88,8 +90,8 @@ def predict(
 ) -> None:
     """Label a Parquet file into another: the quickest way to try a model.
 
-    Needs no corpus, no store and no warehouse; the head names its encoder. Rows that cannot be labelled go to
-    OUT.rejects.parquet, with a reason.
+    Needs no corpus and no store, and with --model no warehouse; the head names its encoder. Rows that cannot be
+    labelled go to OUT.rejects.parquet, with a reason.
 
     Example: `robert predict articles.parquet --model model --out labelled.parquet`
     """
@@ -99,7 +101,7 @@ def predict(
     from robert_pipeline.storage.settings import load_settings
 
     options = {"model": model, "columns.doc_id": doc_id_column, "columns.text": text_column}
-    settings = load_settings(options, file=config)
+    settings = load_settings(options, file=config, like_head=True)
     documents = corpus_documents(str(source), settings.columns)
     with work_progress({"embedding": documents, "scoring": documents}):
         report = run_predict(

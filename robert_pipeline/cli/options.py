@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -14,6 +14,8 @@ from robert_pipeline.config import EncoderSource
 Partitions = Annotated[
     list[str] | None, typer.Option("--partition", help="Corpus partition, may be repeated. All where none is given.")
 ]
+
+Force = Annotated[bool, typer.Option("--force", help="Publish also what is outside the bounds of the settings.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,31 @@ HEAD: Panel = (
         _o("--attention-heads", "head.attention_heads", int, "Attention heads of ToBERT [4]."),
     ),
 )
+LABELS_WITH: Panel = (
+    SETTINGS[0],
+    (_o("--model", "model", str, "Folder of the head that labels [the one promoted last, else `model`]."),),
+)
+GATE: Panel = (
+    "Gate",
+    (
+        _o("--max-flip-share", "gate.max_flip_share", float, "Documents that may get another label [0.05]."),
+        _o(
+            "--max-distribution-change",
+            "gate.max_distribution_change",
+            float,
+            "How far the distribution of labels may shift (total variation) [0.05].",
+        ),
+        _o(
+            "--max-accuracy-drop",
+            "gate.max_accuracy_drop",
+            float,
+            "Accuracy that may be lost where the truth is known [0].",
+        ),
+        _o("--min-documents", "gate.min_documents", int, "Documents that must have been compared [100]."),
+    ),
+)
+VECTORS = frozenset(option.setting for option in SETTINGS[1] if option.setting.startswith(("encoder.", "chunking.")))
+"""What decides vectors: means nothing to a command that makes none and reads those that a head was made for."""
 TARGET_PRECISION = _o(
     "--target-precision",
     "training.target_precision",
@@ -132,20 +159,22 @@ def store_address(store: str | None, config: Path | None) -> str:
     return load_settings({"store": store}, file=config).store
 
 
-def with_settings(command: Callable[..., None], *panels: Panel, like_head: bool = False) -> Callable[..., None]:
+def with_settings(
+    command: Callable[..., None], *panels: Panel, like_head: bool = False, without: Container[str] = ()
+) -> Callable[..., None]:
     """Give a command every settings option, and those of `panels`; it takes `settings: Settings` first.
 
-    Where the command has an option of the same name, that is its own. With `like_head`, an encoder or a chunking that
-    is named nowhere is that of the head in --model.
+    Where the command has an option of the same name, that is its own; `without` are settings that mean nothing to it.
+    With `like_head`, the command gets the head that labels (see `load_settings`), and an encoder or a chunking that is
+    named nowhere is that of this head.
     """
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
     taken = {p.name for p in own}
-    shared = {
-        option.name: (option, panel)
-        for panel, options in (*panels, SETTINGS)
-        for option in options
-        if option.name not in taken
-    }
+    shared: dict[str, tuple[SettingOption, str]] = {}
+    for panel, options in (*panels, SETTINGS):
+        for option in options:
+            if option.name not in taken and option.setting not in without:
+                shared.setdefault(option.name, (option, panel))
     config = typer.Option("--config", help="Settings file [./robert.toml].", rich_help_panel=SETTINGS[0])
 
     @functools.wraps(command)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from robert_pipeline.config import Warehouse
+from robert_pipeline.config import Settings, Warehouse
 
 WarehouseOption = Annotated[
     str | None, typer.Option("--warehouse", help="Address of the published tables [warehouse].", show_default=False)
@@ -25,8 +25,13 @@ AsOfOption = Annotated[
 ]
 
 
-def warehouse_of(warehouse: str | None, sink: str | None, config: Path | None) -> Warehouse:
-    """The warehouse that options and settings file name. Raises ConfigError."""
+def settings_of(warehouse: str | None, sink: str | None, config: Path | None) -> Settings:
+    """What the settings file says, with the warehouse that options name. Raises ConfigError."""
     from robert_pipeline.storage.settings import load_settings
 
-    return load_settings({"warehouse.uri": warehouse, "warehouse.sink": sink}, file=config).warehouse
+    return load_settings({"warehouse.uri": warehouse, "warehouse.sink": sink}, file=config)
+
+
+def warehouse_of(warehouse: str | None, sink: str | None, config: Path | None) -> Warehouse:
+    """The warehouse that options and settings file name. Raises ConfigError."""
+    return settings_of(warehouse, sink, config).warehouse

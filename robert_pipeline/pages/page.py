@@ -20,6 +20,7 @@ body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; background:
   font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .5rem; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 .25rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
 p { max-width: 46rem; margin: .25rem 0 .75rem; }
 .lead { font-size: 1.1rem; }
 .note, figcaption, dt { color: var(--quiet); font-size: .9rem; }

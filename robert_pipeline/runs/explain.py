@@ -6,6 +6,7 @@ from typing import Any
 
 from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import WarehouseError
+from robert_pipeline.storage.promotions import Promotion, read_ledger
 from robert_pipeline.storage.warehouse import Sink, TableName, open_warehouse
 from robert_pipeline.storage.warehouse.sink import AsOf
 
@@ -21,15 +22,6 @@ class LabelThresholds:
     probability: float
     decision: float | None
     review: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Promotion:
-    """The entry of the ledger by which a head became the current one."""
-
-    number: str
-    decided_by: str
-    decided_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +48,7 @@ class Explanation:
     chunking_fingerprint: str
     head_fingerprint: str
     promotions: tuple[Promotion, ...]
-    """When the head became the current one, as far as the ledger knows; none where it was named by hand."""
+    """The entries of the ledger by which the head became the current one; none where it was named by hand."""
     code_version: str
     run_id: str
     scored_at: datetime
@@ -99,7 +91,7 @@ def explain(
         when = f" as of {as_of}" if as_of is not None else ""
         where = f" in partition '{partition}'" if partition is not None else ""
         raise WarehouseError(f"no document '{doc_id}'{where} is published in {warehouse.uri}{when}", fix="See the id")
-    promotions = sink.read("promotions").read_all().to_pylist() if sink.commit_keys("promotions") else []
+    promotions = read_ledger(sink)
     return ExplainReport(
         explanations=tuple(_explanation(row, promotions) for row in rows),
         rejections=tuple(Rejection(**{name: row[name] for name in Rejection.__dataclass_fields__}) for row in rejects),
@@ -114,7 +106,7 @@ def _rows(sink: Sink, table: TableName, partition: str | None, doc_id: str, as_o
     return rows
 
 
-def _explanation(row: Row, promotions: list[Row]) -> Explanation:
+def _explanation(row: Row, promotions: list[Promotion]) -> Explanation:
     probabilities, decision, review = (
         row[name] or {} for name in ("probabilities", "decision_thresholds", "review_thresholds")
     )
@@ -127,9 +119,5 @@ def _explanation(row: Row, promotions: list[Row]) -> Explanation:
             LabelThresholds(label=label, probability=p, decision=decision.get(label), review=review.get(label))
             for label, p in ranked
         ),
-        promotions=tuple(
-            Promotion(number=entry["partition"], decided_by=entry["decided_by"], decided_at=entry["decided_at"])
-            for entry in sorted(promotions, key=lambda entry: str(entry["partition"]))
-            if entry["head_fingerprint"] == row["head_fingerprint"]
-        ),
+        promotions=tuple(entry for entry in promotions if entry.head_fingerprint == row["head_fingerprint"]),
     )

@@ -7,6 +7,7 @@ from robert_pipeline.runs.embed import EmbedReport, embed_plan
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.runs.publish import PublishReport, publish
 from robert_pipeline.runs.score import ScoreReport, load_head_for, score
+from robert_pipeline.storage.registry import current_head, with_current_head
 from robert_pipeline.storage.warehouse import open_warehouse
 
 
@@ -19,13 +20,17 @@ class LabelReport:
     publish: PublishReport
 
 
-def label(settings: Settings, planned: Plan) -> LabelReport:
-    """Label the planned partitions with the head in `settings.model`. Raises what `check_label` raises, at once."""
+def label(settings: Settings, planned: Plan, *, force: bool = False) -> LabelReport:
+    """Label the planned partitions with the head that labels: the one promoted last, unless `settings` say otherwise.
+
+    With `force`, partitions that are out of bounds are published too. Raises what `check_label` raises, at once.
+    """
+    settings = with_current_head(settings)
     check_label(settings, planned)
     embedded = embed_plan(planned)
     planned = planned.embedded()
     scored = score(planned, model=settings.model)
-    return LabelReport(embed=embedded, score=scored, publish=publish(settings, planned))
+    return LabelReport(embed=embedded, score=scored, publish=publish(settings, planned, force=force))
 
 
 def check_label(settings: Settings, planned: Plan, *, trains_first: bool = False) -> None:
@@ -34,6 +39,6 @@ def check_label(settings: Settings, planned: Plan, *, trains_first: bool = False
     Raises ModelError where there is no head or one for another encoder or chunking, unless one is trained first;
     WarehouseError where nothing could be published.
     """
-    if not trains_first:
-        load_head_for(planned, model=settings.model)
     open_warehouse(settings.warehouse).check()
+    if not trains_first:
+        load_head_for(planned, model=current_head(settings).model)

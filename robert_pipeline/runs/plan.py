@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from robert_pipeline.config import Columns, Embedding, Settings, fingerprint
+from robert_pipeline.core.model import VectorOrigin
 from robert_pipeline.core.plan import plan_units, repeated_ids
 from robert_pipeline.errors import StoreError
 from robert_pipeline.stages.embedding import EmbedJob
@@ -61,13 +62,7 @@ class Plan:
 
     def require_embedded(self) -> None:
         """Raise StoreError where a shard is missing, naming the partition."""
-        for partition in self.partitions:
-            if partition.missing:
-                raise StoreError(
-                    f"partition '{partition.partition}' is not wholly embedded: {len(partition.missing)} of "
-                    f"{len(partition.units)} units are missing",
-                    fix="Run `robert embed` first",
-                )
+        require_embedded(self.partitions)
 
     def embedded(self) -> "Plan":
         """The same plan once its missing units have been embedded."""
@@ -83,19 +78,34 @@ def plan(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) -> 
     """Plan the named partitions, each once, or all. Raises CorpusError or EncoderError before any work is done."""
     corpus = open_corpus(settings.corpus, settings.columns)
     encoder = identify_encoder(settings.encoder)
-    job = EmbedJob(
-        corpus=settings.corpus,
-        columns=settings.columns,
-        store=settings.store,
-        encoder=settings.encoder,
-        encoder_fingerprint=encoder.fingerprint,
-        chunking=settings.chunking,
-        embedding=settings.embedding,
-        run_id=run_id,
-        source_fingerprint=source_fingerprint(settings),
-    )
-    names = list(dict.fromkeys(partitions)) or corpus.partitions()
-    return Plan(job=job, encoder=encoder, partitions=tuple(_plan_partition(corpus, job, name) for name in names))
+    origin = VectorOrigin(encoder=settings.encoder, encoder_fingerprint=encoder.fingerprint, chunking=settings.chunking)
+    job = _job(settings, origin, run_id)
+    return Plan(job=job, encoder=encoder, partitions=_plan_partitions(corpus, job, partitions))
+
+
+def plan_embedded(
+    settings: Settings, origin: VectorOrigin, *, partitions: Sequence[str] = (), run_id: str
+) -> tuple[EmbedJob, tuple[PartitionPlan, ...]]:
+    """The units of the named partitions, or all, that are embedded by `origin`: needs no encoder to be there.
+
+    Raises CorpusError, and StoreError where a shard is missing.
+    """
+    job = _job(settings, origin, run_id)
+    planned = _plan_partitions(open_corpus(settings.corpus, settings.columns), job, partitions)
+    cut = f"--chunk-tokens {origin.chunking.chunk_tokens} --overlap-tokens {origin.chunking.overlap_tokens}"
+    require_embedded(planned, fix=f"Run `robert embed --encoder {origin.encoder.name} {cut}` first")
+    return job, planned
+
+
+def require_embedded(partitions: Sequence[PartitionPlan], *, fix: str = "Run `robert embed` first") -> None:
+    """Raise StoreError where a shard is missing, naming the partition."""
+    for partition in partitions:
+        if partition.missing:
+            raise StoreError(
+                f"partition '{partition.partition}' is not wholly embedded: {len(partition.missing)} of "
+                f"{len(partition.units)} units are missing",
+                fix=fix,
+            )
 
 
 def source_fingerprint(settings: Settings) -> str:
@@ -121,6 +131,25 @@ def corpus_documents(uri: str, columns: Columns) -> int:
         for fragment in corpus.fragments(partition)
         for group in fragment.row_groups
     )
+
+
+def _job(settings: Settings, origin: VectorOrigin, run_id: str) -> EmbedJob:
+    return EmbedJob(
+        corpus=settings.corpus,
+        columns=settings.columns,
+        store=settings.store,
+        encoder=origin.encoder,
+        encoder_fingerprint=origin.encoder_fingerprint,
+        chunking=origin.chunking,
+        embedding=settings.embedding,
+        run_id=run_id,
+        source_fingerprint=source_fingerprint(settings),
+    )
+
+
+def _plan_partitions(corpus: Corpus, job: EmbedJob, partitions: Sequence[str]) -> tuple[PartitionPlan, ...]:
+    names = list(dict.fromkeys(partitions)) or corpus.partitions()
+    return tuple(_plan_partition(corpus, job, name) for name in names)
 
 
 def plan_units_of(settings: Settings) -> Iterator[list[WorkUnit]]:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from robert_pipeline.config import Settings, fingerprint
-from robert_pipeline.runs.outcome import Outcome, partition_outcome
+from robert_pipeline.runs.looks import check_bounds
+from robert_pipeline.runs.outcome import partition_outcome
 from robert_pipeline.runs.plan import PartitionPlan, Plan
 from robert_pipeline.runs.score import load_head_for
+from robert_pipeline.storage.registry import current_head
 from robert_pipeline.storage.warehouse import Commit, open_warehouse
 from schemas import PREDICTIONS, REJECTS
 
@@ -29,19 +31,22 @@ class PublishReport:
     location: str
 
 
-def publish(settings: Settings, planned: Plan) -> PublishReport:
-    """Publish the planned partitions as the head in `settings.model` scored them.
+def publish(settings: Settings, planned: Plan, *, force: bool = False) -> PublishReport:
+    """Publish the planned partitions as the head that labels has scored them: see `label`.
 
-    Raises AccountingError, before anything of a partition changes, where labelled and rejected rows do not add up to
-    the partition's documents.
+    Raises, before anything of a partition changes, AccountingError where labelled and rejected rows do not add up to
+    the partition's documents, and BoundsError where it is outside `settings.bounds`, unless `force` is set.
     """
-    head_fingerprint = load_head_for(planned, model=settings.model).fingerprint
     sink = open_warehouse(settings.warehouse)
     sink.check()
+    head_fingerprint = load_head_for(planned, model=current_head(settings).model).fingerprint
+    published = sink.commit_keys("predictions")
     done: list[PublishedPartition] = []
     for partition in planned.partitions:
         outcome = partition_outcome(planned, partition, head_fingerprint)
-        key = _commit_key(planned, partition, outcome, head_fingerprint)
+        key = f"{planned_key(planned, partition, head_fingerprint)}-{outcome.fingerprint}"
+        if not force and published.get(partition.partition) != key:
+            check_bounds(sink, outcome, settings.bounds)
         # The rejects first: once the predictions are committed, the partition is published.
         sink.replace_partition("rejects", outcome.partition, outcome.rejects.to_batches(), key)
         commit = sink.replace_partition("predictions", outcome.partition, outcome.predictions(), key)
@@ -57,8 +62,16 @@ def publish(settings: Settings, planned: Plan) -> PublishReport:
     return PublishReport(partitions=tuple(done), location=sink.location("predictions"))
 
 
-def _commit_key(planned: Plan, partition: PartitionPlan, outcome: Outcome, head_fingerprint: str) -> str:
-    """The same for the same rows: contracts, embedding, head, the units, and which of their rows were rejected."""
+def planned_of(commit_key: str) -> str:
+    """The part of a commit key that `planned_key` gives."""
+    return commit_key.partition("-")[0]
+
+
+def planned_key(planned: Plan, partition: PartitionPlan, head_fingerprint: str) -> str:
+    """The first part of a commit key, known before any work: contracts, embedding, head, and the units.
+
+    The second part is which of their rows were rejected, which a replay may change.
+    """
     return fingerprint(
         "commit/1",
         {
@@ -66,6 +79,5 @@ def _commit_key(planned: Plan, partition: PartitionPlan, outcome: Outcome, head_
             "embedding": planned.job.key.folder,
             "head": head_fingerprint,
             "units": [unit.unit_id for unit in partition.units],
-            "outcome": outcome.fingerprint,
         },
     )

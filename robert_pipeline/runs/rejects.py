@@ -11,6 +11,7 @@ from robert_pipeline.config import Settings
 from robert_pipeline.errors import ConfigError
 from robert_pipeline.runs.plan import Plan, plan
 from robert_pipeline.storage.heads import has_head, load_head
+from robert_pipeline.storage.registry import current_head
 from robert_pipeline.storage.rejects import read_rejects
 from robert_pipeline.storage.store import open_store
 from robert_pipeline.types import WorkUnit
@@ -31,7 +32,7 @@ class RejectsReport:
 def list_rejects(
     settings: Settings, *, partitions: Sequence[str] = (), reasons: Sequence[str] = (), run_id: str
 ) -> RejectsReport:
-    """The rejected rows of the named partitions, or of all, those of the head in `settings.model` among them.
+    """The rejected rows of the named partitions, or of all, those of the head that labels among them.
 
     Read from the store, so what is not published yet is seen too. Raises ConfigError for a reason that does not exist,
     StoreError for a damaged shard, and what planning raises.
@@ -53,8 +54,9 @@ def list_rejects(
 
 
 def heads(settings: Settings) -> list[str]:
-    """The fingerprint of the head in `settings.model`, where there is one."""
-    return [load_head(settings.model).fingerprint] if has_head(settings.model) else []
+    """The fingerprint of the head that labels, where there is one."""
+    model = current_head(settings).model
+    return [load_head(model).fingerprint] if has_head(model) else []
 
 
 def unit_rejects(planned: Plan, head_fingerprints: Iterable[str]) -> Iterator[tuple[WorkUnit, pa.Table]]:

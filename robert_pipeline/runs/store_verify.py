@@ -15,6 +15,7 @@ from robert_pipeline.runs.score import load_head_for, score
 from robert_pipeline.storage.audit import audit
 from robert_pipeline.storage.hash_runs import RunError, open_run
 from robert_pipeline.storage.heads import has_head
+from robert_pipeline.storage.registry import current_head
 from robert_pipeline.storage.store import ShardPlace, Store, open_store, partition_folder
 
 
@@ -63,7 +64,7 @@ def verify_store(settings: Settings, *, check_only: bool = False, run_id: str) -
 
     Unless `check_only`, what is damaged is moved to the store's `quarantine` folder; then the units of
     `settings.corpus` that lost a shard are embedded again, from vectors that the store still holds where it can, and
-    scored again by the head in `settings.model`. Raises StoreError where the store cannot be reached or written.
+    scored again by the head that labels. Raises StoreError where the store cannot be reached or written.
     """
     started = time.monotonic()
     store = open_store(settings.store)
@@ -146,11 +147,13 @@ def _rebuild(settings: Settings, damages: Sequence[_Damage], run_id: str) -> str
         lost = _only(planned, {damage.place.unit for damage in damages if damage.place.head is None})
         if lost.missing:
             embed_plan(lost)
-        if any(damage.place.head for damage in damages) and has_head(settings.model):
-            head = load_head_for(planned, model=settings.model).fingerprint
+        if not any(damage.place.head for damage in damages):
+            return ""
+        if has_head(model := current_head(settings).model):
+            head = load_head_for(planned, model=model).fingerprint
             units = {damage.place.unit for damage in damages if damage.place.head == head}
             of_chunks = any(damage.place.kind == "contributions" for damage in damages)
-            score(_only(planned, units).embedded(), model=settings.model, contributions=of_chunks)
+            score(_only(planned, units).embedded(), model=model, contributions=of_chunks)
     except RobertError as error:
         return str(error)
     return ""

@@ -107,7 +107,7 @@ def score_shard(name: ShardName, job: ScoreJob, head: TrainedHead, *, clock: Clo
             rows_of[contribution_rows] = stack.enter_context(_shard_file(store.files, side, contribution_writer))
         first_row = 0
         tables = (table for table in shard.batches() if len(table.lengths_B))
-        for table, scores in in_threads(lambda table: (table, _score(head, table)), tables):
+        for table, scores in in_threads(lambda table: (table, score_table(head, table)), tables):
             for rows, writer in rows_of.items():
                 writer.write_table(rows(table, scores, head, partition=name.partition, stamp=stamp))
             rejects += _rejects(table, scores, source, first_row)
@@ -118,7 +118,8 @@ def score_shard(name: ShardName, job: ScoreJob, head: TrainedHead, *, clock: Clo
     return counts
 
 
-def _score(head: TrainedHead, table: ChunkTable) -> Scores:
+def score_table(head: TrainedHead, table: ChunkTable) -> Scores:
+    """Label the documents of a table with all that the head reads of them."""
     return score(head, table.vectors_ND, table.lengths_B, None if head.fusion is None else table.tokens)
 
 

@@ -125,6 +125,14 @@ class Corpus:
                     yield fragment.file, row, doc_id
                     row += 1
 
+    def has_labels(self, partition: str) -> bool:
+        """Whether every file of the partition has the label column. Raises CorpusError."""
+        for fragment in self.fragments(partition):
+            with self._damage_in(fragment.file), self._parquet(fragment.file) as file:
+                if self.columns.label not in file.schema_arrow.names:
+                    return False
+        return True
+
     def labels(self, partition: str) -> Iterator[tuple[str, str | None]]:
         """(doc_id, true label) of the first row of every id. Raises CorpusError where there is no label column."""
         seen: set[str] = set()

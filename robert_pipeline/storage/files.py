@@ -7,6 +7,7 @@ it is complete.
 
 import contextlib
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import pyarrow.fs as pafs
 from robert_pipeline.errors import ConfigError, StoreError
 
 TEMPORARY_SUFFIX = ".tmp"
+COPY_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,6 +219,13 @@ def _checked(uri: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0].rstrip(".")
+
+
+def copy_folder(source: Files, target: Files, folder: str) -> None:
+    """Put every file below `folder` of `source` under the same path of `target`. Raises StoreError."""
+    for entry in source.list(folder):
+        with source.open(entry.path) as original, target.writing(entry.path) as place, place.open("wb") as copy:
+            shutil.copyfileobj(original, copy, COPY_BYTES)
 
 
 def _replace_synced(temporary: Path, place: Path) -> None:

@@ -1,22 +1,20 @@
-"""The ledger of promotions, a published table, and the registry of promoted heads: which head is the current one.
+"""The ledger of promotions, a published table: which head was the current one since when.
 
 An entry is a partition of its own under the next number, and a partition that exists is never replaced, so of two who
-decide at the same moment one is told that the other was faster. Entries are added and never changed. The registry is a
-folder with a head under each fingerprint, put there before the entry that names it.
+decide at the same moment one is told that the other was faster. Entries are added and never changed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 import pyarrow as pa
 
 from robert_pipeline import __version__
-from robert_pipeline.config import Settings, fingerprint
-from robert_pipeline.errors import GateError, ModelError
-from robert_pipeline.storage.heads import has_head, load_head, load_learned_keys, save_head
-from robert_pipeline.storage.warehouse import Sink, open_warehouse
+from robert_pipeline.config import fingerprint
+from robert_pipeline.errors import GateError
+from robert_pipeline.storage.warehouse import Sink
 from robert_pipeline.storage.warehouse.sink import PartitionExists
 from schemas import PROMOTIONS
 
@@ -45,14 +43,6 @@ class Promotion:
     limits: Measures = ()
     code_version: str = __version__
     run_id: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CurrentHead:
-    """The folder of the head that labels, and the entry that made it the current one; None where `model` names it."""
-
-    model: str
-    promotion: Promotion | None
 
 
 def read_ledger(sink: Sink) -> list[Promotion]:
@@ -100,46 +90,3 @@ def standing(ledger: Sequence[Promotion]) -> list[Promotion]:
         elif stack:
             stack.pop()
     return stack
-
-
-def current_head(settings: Settings) -> CurrentHead:
-    """The head that labels. Raises ModelError where the promoted one is not in the registry."""
-    unpromoted = CurrentHead(model=settings.model, promotion=None)
-    if settings.labelled_by == "model":
-        return unpromoted
-    promoted = standing(read_ledger(open_warehouse(settings.warehouse)))
-    if not promoted:
-        return unpromoted
-    folder = registered(settings, promoted[-1].head_fingerprint)
-    return CurrentHead(model=folder, promotion=promoted[-1])
-
-
-def with_current_head(settings: Settings) -> Settings:
-    """The same settings with `model` naming the head that labels: a promotion later in the run changes nothing."""
-    return replace(settings, model=current_head(settings).model, labelled_by="model")
-
-
-def registry_folder(settings: Settings, head_fingerprint: str) -> str:
-    """Where the registry has, or would have, a head."""
-    return f"{settings.registry.rstrip('/')}/{head_fingerprint}"
-
-
-def registered(settings: Settings, head_fingerprint: str) -> str:
-    """The folder of a promoted head. Raises ModelError where it is not there, or is another."""
-    folder = registry_folder(settings, head_fingerprint)
-    if not has_head(folder):
-        raise ModelError(
-            f"the promoted head {head_fingerprint} is not at {folder}",
-            fix="Set `registry` to the folder that was in use when it was promoted, or name a head with --model",
-        )
-    if (found := load_head(folder).fingerprint) != head_fingerprint:
-        raise ModelError(f"{folder} holds head {found}", fix="Put the promoted head back")
-    return folder
-
-
-def register_head(settings: Settings, model: str, head_fingerprint: str) -> str:
-    """Copy a head into the registry, unless it is there; gives its folder there. Raises ModelError or StoreError."""
-    folder = registry_folder(settings, head_fingerprint)
-    if not has_head(folder):
-        save_head(folder, load_head(model), learned_keys=load_learned_keys(model))
-    return registered(settings, head_fingerprint)

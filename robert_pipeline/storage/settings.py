@@ -16,7 +16,15 @@ from robert_pipeline.config import Plain, Settings
 from robert_pipeline.errors import ConfigError, first_line
 
 SETTINGS_FILE = "robert.toml"
-PATH_FIELDS = (("corpus",), ("store",), ("model",), ("registry",), ("warehouse", "uri"), ("encoder", "name"))
+PATH_FIELDS = (
+    ("corpus",),
+    ("store",),
+    ("model",),
+    ("registry",),
+    ("warehouse", "uri"),
+    ("encoder", "name"),
+    ("operations", "claims"),
+)
 
 Tree = dict[str, Any]
 
@@ -24,8 +32,10 @@ Tree = dict[str, Any]
 def load_settings(options: Mapping[str, Plain], *, file: Path | None = None, like_head: bool = False) -> Settings:
     """Settings from `file` (else ./robert.toml where there is one) and `options`, by dotted name: 'encoder.name'.
 
-    An option that is None was not given. With `like_head`, an encoder or a chunking that nothing names is that of the
-    head in `model`. Raises ConfigError; ModelError where that head is missing or damaged.
+    An option that is None was not given; a `model` among the options is the head that labels, whatever is promoted.
+    With `like_head`, `model` becomes the head that labels, and an encoder or a chunking that nothing names is that of
+    this head. Raises ConfigError; ModelError where the head is missing or damaged, WarehouseError where the ledger
+    of promotions cannot be read.
     """
     chosen = file or Path(SETTINGS_FILE)
     if file is not None and not file.exists():
@@ -35,6 +45,8 @@ def load_settings(options: Mapping[str, Plain], *, file: Path | None = None, lik
     for name, value in options.items():
         if value is not None:
             _put(tree, name, value, where)
+    if options.get("model") is not None:
+        tree["labelled_by"] = "model"
     _refuse_unknown(tree, Settings, where, ())
     settings = _validate(tree, where, {name for name, value in options.items() if value is not None})
     if like_head:
@@ -46,9 +58,24 @@ def load_settings(options: Mapping[str, Plain], *, file: Path | None = None, lik
     return settings
 
 
+def settings_to_json(settings: Settings) -> str:
+    """Settings for another process of this program."""
+    return TypeAdapter(Settings).dump_json(settings).decode()
+
+
+def settings_from_json(text: str) -> Settings:
+    """What `settings_to_json` wrote. Raises ConfigError."""
+    try:
+        return TypeAdapter(Settings).validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(f"the settings handed over are not whole: {first_line(error)}") from error
+
+
 def _like_head(settings: Settings, tree: Tree) -> Settings:
     from robert_pipeline.storage.heads import load_head
+    from robert_pipeline.storage.registry import with_current_head
 
+    settings = with_current_head(settings)
     origin = load_head(settings.model).origin
     return replace(
         settings,
@@ -82,7 +109,8 @@ def _validate(tree: Tree, file: str, options: Set[str]) -> Settings:
         holder: object = settings
         for group in groups:
             holder = getattr(holder, group)
-        if not getattr(holder, last).strip():
+        value = getattr(holder, last)
+        if value is not None and not value.strip():
             # An empty path would mean the current folder.
             name = ".".join((*groups, last))
             raise ConfigError(f"{where(name)}setting '{name}' is empty", fix="Give it a value")

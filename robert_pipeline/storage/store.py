@@ -9,6 +9,8 @@ index/<encoder>-<chunking>-<dtype>/<name>.run                          derived: 
 surveys/<encoder>-<chunking>-<dtype>/<partition>/<unit>.run            derived: text hashes, for a running embed
 quarantine/<any of these>                                              set aside by `robert store verify`
 contributions/<head>/<encoder>-<chunking>-<dtype>/<partition>/<unit>.parquet    on request, before predictions
+runs/<partition>/<run>.json                                            what a run took: `run_records`
+claims/<partition>.json                                                who works on what, on a disk: `claims`
 """
 
 from dataclasses import dataclass

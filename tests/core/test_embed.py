@@ -204,8 +204,9 @@ def test_memory_that_really_runs_out_is_survived(tiny_folder):
         [sys.executable, str(Path(__file__).parent / "embed_in_little_memory.py"), str(tiny_folder)],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    assert process.returncode == 0, process.stderr
     batch_tokens, chunks, finite = process.stdout.split()
     assert int(batch_tokens) < 4_000_000
     assert (int(chunks), finite) == (4_000, "True")

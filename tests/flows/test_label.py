@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from robert_pipeline.config import TrainingConfig
 from robert_pipeline.errors import ConfigError, ModelError, RobertError
 from robert_pipeline.runs.query import query
-from robert_pipeline.storage.heads import has_head
+from robert_pipeline.storage.heads import has_head, load_head
 from robert_pipeline.storage.warehouse import Commit
 from tests.projects import LABEL, LEARN, elsewhere
 
@@ -35,6 +36,23 @@ def test_a_flow_trains_labels_and_publishes_and_does_so_once(settings):
 
     retrained = label_partitions(settings, [LABEL], learn_from=[LEARN], retrain=True)
     assert retrained.embed.embedded_unit_count == 0
+
+
+def test_a_flow_labels_with_the_promoted_head_and_what_it_trains_is_a_candidate(settings, project, tmp_path):
+    """A schedule that retrains would change every table before anybody has looked at the new head."""
+    from flows.label import label_partitions
+    from robert_pipeline.runs.promote import promote
+
+    settings = replace(settings, registry=str(tmp_path / "models"), training=TrainingConfig(seed=7))
+    entry = promote(settings, candidate=project.model, out=str(tmp_path / "diff"), decided_by="ada", run_id="r").entry
+    report = label_partitions(settings, [LABEL], learn_from=[LEARN])
+    assert report.score.head_fingerprint == entry.head_fingerprint
+    assert not has_head(settings.model)  # there is a head: none has to be trained
+    report = label_partitions(settings, [LABEL], learn_from=[LEARN], retrain=True)
+    assert report.score.head_fingerprint == entry.head_fingerprint
+    assert load_head(settings.model).fingerprint != entry.head_fingerprint
+    told = label_partitions(replace(settings, labelled_by="model"), [LABEL])
+    assert told.score.head_fingerprint == load_head(settings.model).fingerprint
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The BigQuery sink with Google's own client, against a local server that answers as BigQuery's API does.
 
-Needs the package google-cloud-bigquery, which the development environment does not bring: Beam warns at every start
-where it is installed in part. Nothing here has ever met BigQuery itself.
+Nothing here has ever met BigQuery itself.
 """
 
 import io
@@ -19,8 +18,6 @@ from robert_pipeline.storage.warehouse import Commit, open_warehouse
 from robert_pipeline.storage.warehouse import bigquery_sql as sql
 from robert_pipeline.storage.warehouse.sink import PartitionExists
 from schemas import PREDICTIONS
-
-bigquery = pytest.importorskip("google.cloud.bigquery")
 
 
 class Handler(BaseHTTPRequestHandler):

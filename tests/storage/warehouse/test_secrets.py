@@ -28,19 +28,33 @@ WAREHOUSES = {
     "not an address": Warehouse(sink="postgres", uri="${BROKEN}"),
     "environment": Warehouse(sink="postgres", uri="postgresql://robert@127.0.0.1:1/labels"),
     "catalog": Warehouse(uri="w", catalog="postgresql://robert:${CANARY}@127.0.0.1:1/labels"),
+    "delta on S3": Warehouse(sink="delta", uri="s3://bucket/tables"),
+    "iceberg on S3": Warehouse(uri="s3://bucket/tables", catalog="postgresql://robert@127.0.0.1:1/labels"),
+    "bigquery": Warehouse(sink="bigquery", uri="bigquery://project"),
+    "a file in a folder that is none": Warehouse(sink="parquet", uri="key/tables"),
+    "no database": Warehouse(sink="duckdb", uri="key"),
     "broken catalog": Warehouse(uri="w", catalog="${BROKEN}"),
 }
 
 
 @pytest.fixture
-def canary(monkeypatch):
+def canary(monkeypatch, tmp_path):
     for name, value in {
         "CANARY": CANARY,
         "PGPASSWORD": CANARY,
         "WHOLE": "postgresql://robert:c4nary%20p%40ss@127.0.0.1:1/labels",
         "BROKEN": f"postgresql://robert:{CANARY}@127.0.0.1:1/labels",
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": CANARY,
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        "AWS_REGION": "eu",
+        "AWS_ALLOW_HTTP": "true",
+        "PYICEBERG_CATALOG__ROBERT__S3__SECRET_ACCESS_KEY": CANARY,
+        "GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key"),
     }.items():
         monkeypatch.setenv(name, value)
+    # No key that Google's library could use; it must not be quoted.
+    (tmp_path / "key").write_text(json.dumps({"type": "service_account", "private_key": CANARY, "token": CANARY}))
 
 
 @pytest.mark.parametrize("case", WAREHOUSES)
@@ -150,6 +164,7 @@ def test_a_password_of_any_characters_arrives_and_stays_hidden(password):
         password.encode()
     except UnicodeEncodeError:
         return
+    password = f"canary{password}"  # which stands in no other word of what is shown
     with mock.patch.dict(os.environ, {"CANARY": password}):
         address = read_address("warehouse.uri", "postgresql://robert:${CANARY}@host/db")
     assert unquote(urlsplit(address.used).password) == password

@@ -7,11 +7,13 @@ import resource
 import signal
 import time
 import traceback
+from datetime import UTC, datetime
 
 from published_rows import predictions
 
 from robert_pipeline.config import Warehouse
-from robert_pipeline.errors import WarehouseError
+from robert_pipeline.errors import GateError, WarehouseError
+from robert_pipeline.storage.promotions import Promotion, add_entry
 from robert_pipeline.storage.warehouse import open_warehouse
 from robert_pipeline.storage.warehouse.sink import Upkeep
 
@@ -26,7 +28,9 @@ def run(warehouse, action, arguments, pipe):
     """Do one action; what it says goes through the pipe, and so does the traceback of an error."""
     global said
     said = pipe.send
-    actions = {f.__name__: f for f in (replace, hang, die_at, churn, fill_disk, maintain, die_maintaining)}
+    actions = {
+        f.__name__: f for f in (replace, add_promotion, hang, die_at, churn, fill_disk, maintain, die_maintaining)
+    }
     try:
         actions[action](open_warehouse(Warehouse(**warehouse)), *arguments)
     except BaseException:
@@ -37,6 +41,28 @@ def run(warehouse, action, arguments, pipe):
 def replace(sink, partition, key, rows, head):
     """Publish `rows` rows and say what became of it."""
     said(str(sink.replace_partition("predictions", partition, [predictions(partition, int(rows), head)], key)))
+
+
+def add_promotion(sink, number, head):
+    """Add an entry to the ledger; say whether it was added, or another was faster."""
+    entry = Promotion(
+        number=int(number),
+        action="promote",
+        head_fingerprint=head,
+        previous_head_fingerprint=None,
+        encoder_fingerprint="e",
+        chunking_fingerprint="c",
+        model="model",
+        decided_by="test",
+        decided_at=datetime.now(UTC),
+        run_id="run",
+    )
+    try:
+        add_entry(sink, entry)
+    except GateError:
+        said("refused")
+    else:
+        said("added")
 
 
 def hang(sink, partition, key):
