@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from benchmarks.harness import Figure, in_turn, options, show, timed
 from robert_pipeline.config import Embedding, EncoderSource, HeadConfig, Settings
 from robert_pipeline.core.family import build_head
-from robert_pipeline.core.model import TrainedHead, VectorOrigin, default_thresholds, no_calibration, weights_sha256
+from robert_pipeline.core.model import TrainedHead, default_thresholds, no_calibration, weights_sha256
+from robert_pipeline.core.origin import VectorOrigin
 from robert_pipeline.core.score import Scores, score
 from robert_pipeline.core.threads import in_threads
 from robert_pipeline.runs.plan import Plan, plan

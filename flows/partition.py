@@ -35,6 +35,7 @@ from robert_pipeline.runs.partition import Steps
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.runs.publish import PublishedPartition
 from robert_pipeline.runs.score import ScoreReport
+from robert_pipeline.storage.registry import current_head
 from robert_pipeline.storage.settings import load_settings
 from robert_pipeline.storage.warehouse import open_warehouse
 
@@ -122,7 +123,9 @@ def label_partition(
     sink = open_warehouse(settings.warehouse)
     published = report.published
     looks = published_looks(sink, name, documents=published.documents, rejected=published.rejected)
-    summary = partition_summary(report, looks, model=settings.model, location=sink.location("predictions"))
+    summary = partition_summary(
+        report, looks, model=current_head(settings).model, location=sink.location("predictions")
+    )
     create_markdown_artifact(summary, key=artifact_key("summary", name), description=f"{name}, run {run_id}")
     emit(PUBLISHED, name, run_id=run_id, message=str(published.commit))
     log.info("run %s, %s: %s, %d rejected", run_id, name, published.commit, published.rejected)

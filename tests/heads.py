@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from robert_pipeline.config import Chunking, EncoderSource, HeadConfig
 from robert_pipeline.core.family import build_head
-from robert_pipeline.core.model import TrainedHead, VectorOrigin, default_thresholds, no_calibration, weights_sha256
+from robert_pipeline.core.model import TrainedHead, default_thresholds, no_calibration, weights_sha256
+from robert_pipeline.core.origin import VectorOrigin
 from robert_pipeline.storage.shards import ShardHeader, ShardWriter, chunk_rows, open_shard
 from robert_pipeline.storage.store import EmbeddingKey, open_store
 from robert_pipeline.types import Counts

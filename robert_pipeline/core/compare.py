@@ -14,7 +14,7 @@ from robert_pipeline.config import HeadConfig, HeadKind, TrainingConfig
 from robert_pipeline.core.evaluation import Evaluation
 from robert_pipeline.core.examples import Integers, logits
 from robert_pipeline.core.judge import Answers, Contender, answers_from, evaluate
-from robert_pipeline.core.model import VectorOrigin
+from robert_pipeline.core.origin import VectorOrigin
 from robert_pipeline.core.recipe import as_trained, fit_probabilities, train_head
 from robert_pipeline.core.targets import LabelledVectors, Targets
 from robert_pipeline.core.tfidf import DESCRIPTION, tfidf_margins

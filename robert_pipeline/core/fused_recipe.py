@@ -17,7 +17,8 @@ from robert_pipeline.core.compare import NAMES, OnStep, describe, rival_config, 
 from robert_pipeline.core.examples import Integers, TargetValues, logits
 from robert_pipeline.core.fusion import Floats, fit_views, fit_weights, make_fusion, weighted, with_views
 from robert_pipeline.core.judge import Answers, Contender, answers_from
-from robert_pipeline.core.model import TrainedHead, VectorOrigin, no_calibration
+from robert_pipeline.core.model import TrainedHead, no_calibration
+from robert_pipeline.core.origin import VectorOrigin
 from robert_pipeline.core.recipe import Recipe, finish_head, fit_probabilities, train_head
 from robert_pipeline.core.split import Booleans
 from robert_pipeline.core.targets import LabelledVectors, Targets

@@ -9,10 +9,11 @@ import numpy as np
 import safetensors.torch
 from numpy.typing import NDArray
 
-from robert_pipeline.config import Chunking, EncoderSource, HeadConfig, Plain, fingerprint
+from robert_pipeline.config import HeadConfig, Plain, fingerprint
 from robert_pipeline.core.family import logit_count
 from robert_pipeline.core.fusion import Fusion
 from robert_pipeline.core.head import Head
+from robert_pipeline.core.origin import VectorOrigin
 from robert_pipeline.errors import ConfigError, ModelError
 
 CalibrationMethod = Literal["none", "temperature", "platt"]
@@ -79,20 +80,6 @@ class Thresholds:
 def default_thresholds(label_count: int) -> Thresholds:
     """A half decides, nothing is withheld."""
     return Thresholds(decision=(0.5,) * label_count, review=(0.0,) * label_count)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VectorOrigin:
-    """Which encoder and chunking made the vectors a head was trained on. `encoder` is where to find it again."""
-
-    encoder: EncoderSource
-    encoder_fingerprint: str
-    chunking: Chunking
-
-    @property
-    def chunking_fingerprint(self) -> str:
-        """Identity of the chunking."""
-        return self.chunking.fingerprint
 
 
 def weight_bytes(module: Head) -> bytes:

@@ -12,14 +12,8 @@ from numpy.typing import NDArray
 from robert_pipeline.config import HeadConfig, Output, TrainingConfig
 from robert_pipeline.core.calibrate import calibrate
 from robert_pipeline.core.examples import Examples, Integers, TargetValues, logits
-from robert_pipeline.core.model import (
-    Calibration,
-    Thresholds,
-    TrainedHead,
-    VectorOrigin,
-    no_calibration,
-    weights_sha256,
-)
+from robert_pipeline.core.model import Calibration, Thresholds, TrainedHead, no_calibration, weights_sha256
+from robert_pipeline.core.origin import VectorOrigin
 from robert_pipeline.core.score import decide, label_probabilities
 from robert_pipeline.core.split import hold_out, text_fractions
 from robert_pipeline.core.targets import LabelledVectors, Targets, truth_mask

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robert_pipeline.config import Settings
-from robert_pipeline.core.model import TrainedHead, VectorOrigin, default_thresholds, no_calibration, weights_sha256
+from robert_pipeline.core.model import TrainedHead, default_thresholds, no_calibration, weights_sha256
+from robert_pipeline.core.origin import VectorOrigin
 from robert_pipeline.core.weights import head_from, shape_of
 from robert_pipeline.errors import ModelError
 from robert_pipeline.storage.encoders import identify_encoder

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from robert_pipeline.config import Settings
 from robert_pipeline.core.examples import logits
-from robert_pipeline.core.model import TrainedHead, VectorOrigin
+from robert_pipeline.core.model import TrainedHead
+from robert_pipeline.core.origin import VectorOrigin
 from robert_pipeline.core.split import Integers, text_keys
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.storage.corpus import open_corpus

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from robert_pipeline.config import Columns, Embedding, Settings, fingerprint
-from robert_pipeline.core.model import VectorOrigin
+from robert_pipeline.core.origin import VectorOrigin
 from robert_pipeline.core.plan import plan_units, repeated_ids
 from robert_pipeline.engine import Engine
 from robert_pipeline.errors import StoreError

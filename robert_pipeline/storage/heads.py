@@ -23,7 +23,8 @@ from robert_pipeline.core.evidence import method
 from robert_pipeline.core.examples import Integers
 from robert_pipeline.core.fusion import Fusion, make_fusion, view_bytes, views_from
 from robert_pipeline.core.head import Head
-from robert_pipeline.core.model import Calibration, Thresholds, TrainedHead, VectorOrigin, weight_bytes
+from robert_pipeline.core.model import Calibration, Thresholds, TrainedHead, weight_bytes
+from robert_pipeline.core.origin import VectorOrigin
 from robert_pipeline.core.weights import WeightShape, head_from
 from robert_pipeline.errors import ConfigError, ModelError, RobertError
 from robert_pipeline.storage.files import Files

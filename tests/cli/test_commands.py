@@ -53,6 +53,8 @@ def test_embed_accounts_for_every_row(robert, folder):
     first = ran(robert("embed", "--partition", LABEL))
     assert first[0].startswith("10 documents: 5 embedded, 5 rejected; ")
     assert first[1].startswith("this run: 1 of 1 units, ")
+    assert first[2].startswith("encoder: ")
+    assert first[2].endswith(" hours per million documents")
     assert ran(robert("embed", "--partition", LABEL))[1].startswith("this run: 0 of 1 units, ")
 
 

@@ -98,6 +98,9 @@ def test_rejects_are_there_once_predictions_are(settings, monkeypatch):
         def location(self, table):
             return table
 
+        def commit_keys(self, table):
+            return {}
+
         def replace_partition(self, table, partition, rows, key):
             tables.append((table, sum(batch.num_rows for batch in rows), key))
             return Commit.COMMITTED

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from robert_pipeline.config import Chunking, Columns, EncoderSource, Settings, Warehouse
-from robert_pipeline.core.model import VectorOrigin
+from robert_pipeline.core.origin import VectorOrigin
 from robert_pipeline.errors import ConfigError, ModelError
 from robert_pipeline.storage import heads
 from robert_pipeline.storage.settings import load_settings
