@@ -15,13 +15,20 @@ OTHER_DEPENDENCIES = {"apache_beam", "prefect", "datasets", "duckdb", "pyiceberg
 
 EMBED = """
 import json, sys
-from robert_pipeline.config import EncoderSource, Settings
-from robert_pipeline.runs.plan import plan
-from robert_pipeline.stages.embedding import embed_unit, worker_encoder
-corpus, store, encoder = sys.argv[1:]
-planned = plan(Settings(corpus=corpus, store=store, encoder=EncoderSource(name=encoder)), run_id="r")
-loaded = worker_encoder(planned.job.encoder, planned.job.encoder_fingerprint)
-documents = sum(embed_unit(unit, planned.job, loaded).embedded for unit in planned.missing)
+from robert_pipeline.config import Chunking, Columns, Embedding, EncoderSource
+from robert_pipeline.core.plan import plan_units
+from robert_pipeline.stages.embedding import EmbedJob, embed_unit, worker_encoder
+from robert_pipeline.storage.corpus import open_corpus
+from robert_pipeline.storage.encoders import identify_encoder
+folder, store, name = sys.argv[1:]
+corpus, encoder = open_corpus(folder, Columns()), EncoderSource(name=name)
+job = EmbedJob(
+    corpus=folder, columns=Columns(), store=store, encoder=encoder, chunking=Chunking(), embedding=Embedding(),
+    encoder_fingerprint=identify_encoder(encoder).fingerprint, run_id="r", source_fingerprint="s",
+)
+loaded = worker_encoder(encoder, job.encoder_fingerprint)
+units = [u for p in corpus.partitions() for u in plan_units(p, corpus.fragments(p), unit_bytes=1 << 20)]
+documents = sum(embed_unit(unit, job, loaded).documents for unit in units)
 files = [getattr(module, "__file__", None) for module in sys.modules.values()]
 print(json.dumps([documents, sorted({name.split(".")[0] for name in sys.modules}), [f for f in files if f]]))
 """
