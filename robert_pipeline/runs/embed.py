@@ -118,6 +118,6 @@ def _unit_header(store: Store, job: EmbedJob, unit: WorkUnit) -> ShardHeader:
         raise AccountingError(
             f"shard {store.files.describe(path)} accounts for {counts.embedded} embedded and {counts.rejected} "
             f"rejected of {unit.document_count} rows",
-            fix="Delete it and run `robert embed` again",
+            fix="Run `robert store verify`, which sets it aside and embeds its texts again",
         )
     return header
