@@ -1,11 +1,13 @@
-"""Settings of the C library's memory allocator."""
+"""What this process keeps of memory: the C library's allocator, and oneDNN's cache of compiled products."""
 
 import contextlib
 import ctypes
+import os
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 KEPT_BYTES = 256 << 20
 LARGEST_KEPT_BYTES = 32 << 20  # glibc takes no more
+KEPT_PRIMITIVES = 64
 
 
 def keep_freed_memory() -> None:
@@ -18,3 +20,18 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
         libc.mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def give_back_memory() -> None:
+    """Give freed memory back to the system, where the C library can; between units, so that holes do not add up."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def bound_primitive_cache() -> None:
+    """Let oneDNN keep few compiled primitives; to be called before the first product, unless the variable is set.
+
+    As it comes it keeps 1,024, one for every operation and number of tokens that it has met: with batches of ever new
+    sizes half a gigabyte after 20,000 documents, and growing. Batches of full chunks, which are most, have one size.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_PRIMITIVES))

@@ -14,6 +14,7 @@ from pathlib import Path
 from robert_pipeline.config import Chunking, Columns, Embedding, EncoderSource
 from robert_pipeline.core.embed import BatchBudget
 from robert_pipeline.errors import EncoderError
+from robert_pipeline.native.allocator import give_back_memory
 from robert_pipeline.stages.block import BlockEncoder, embed_block, place_name
 from robert_pipeline.stages.progress import Done, report
 from robert_pipeline.storage.content_index import open_index
@@ -190,6 +191,7 @@ def _write_shard(
         source_fingerprint=job.source_fingerprint,
     )
     writer.close(header)
+    give_back_memory()
     return header
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from robert_pipeline.config import Chunking, EncoderSource
 from robert_pipeline.errors import ConfigError
-from robert_pipeline.native.allocator import keep_freed_memory
+from robert_pipeline.native.allocator import bound_primitive_cache, keep_freed_memory
 from robert_pipeline.storage.encoders.checkpoint import load_checkpoint
 from robert_pipeline.storage.encoders.identity import EncoderIdentity, identify_encoder
 
@@ -47,6 +47,7 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
 
     checkpoint = load_checkpoint(identify_encoder(source))
     keep_freed_memory()
+    bound_primitive_cache()
     return LoadedEncoder(
         identity=checkpoint.identity,
         encoder=Encoder(
