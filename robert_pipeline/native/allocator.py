@@ -7,7 +7,7 @@ import os
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 KEPT_BYTES = 256 << 20
 LARGEST_KEPT_BYTES = 32 << 20  # glibc takes no more
-KEPT_PRIMITIVES = 64
+KEPT_PRIMITIVES = 32
 
 
 def keep_freed_memory() -> None:
@@ -23,7 +23,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """Give freed memory back to the system, where the C library can; between units, so that holes do not add up."""
+    """Give freed memory back to the system, where the C library can; between blocks, so that holes do not add up."""
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 

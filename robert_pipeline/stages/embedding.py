@@ -171,6 +171,7 @@ def _write_shard(
         writer.write(done.rows)
         rejects += done.rejects
         counts += done.counts
+        give_back_memory()
         if is_unit:
             report(Done(stage="embedding", documents=done.counts.documents))
     if is_unit:
@@ -191,7 +192,6 @@ def _write_shard(
         source_fingerprint=job.source_fingerprint,
     )
     writer.close(header)
-    give_back_memory()
     return header
 
 
