@@ -317,9 +317,12 @@ def _quoted(*names: str) -> str:
 
 
 def _taken(error: Exception) -> bool:
-    """Whether the file is open elsewhere, in another process or in another way in this one."""
+    """Whether the file is open elsewhere, in another process or in another way in this one.
+
+    A file that opens while its writer closes it can lose its write-ahead log between the look and the read.
+    """
     if isinstance(error, duckdb.ConnectionException):
         return "different configuration" in str(error)
-    return isinstance(error, duckdb.TransactionException) or (
-        isinstance(error, duckdb.IOException) and "Could not set lock" in str(error)
-    )
+    if isinstance(error, duckdb.IOException):
+        return "Could not set lock" in str(error) or ".wal" in str(error)
+    return isinstance(error, duckdb.TransactionException)
