@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from robert_pipeline.core.ceiling import ceiling_tokens_per_second, linear_shapes
-from robert_pipeline.core.packed_layers import AddNormalize, fuse_layers
+from robert_pipeline.core.packed_layers import Elementwise, fuse_layers
 from robert_pipeline.core.packed_model import (
     AttentionKernel,
     PackedModel,
@@ -59,7 +59,7 @@ class Encoder:
         pad_id: int,
         device: torch.device,
         kernel: AttentionKernel | None = None,
-        add_normalize: AddNormalize | None = None,
+        elementwise: Elementwise | None = None,
     ) -> None:
         self._shapes = linear_shapes(model)
         self._model = model.to(device).eval()  # type: ignore[arg-type]  # transformers annotates `to` for its own types
@@ -72,9 +72,9 @@ class Encoder:
         """Tokens of a batch that the device is fastest with."""
         if (
             device.type == "cpu"
-            and add_normalize is not None
+            and elementwise is not None
             and isinstance(self._hidden, PackedModel)
-            and fuse_layers(self._hidden, add_normalize, batch_tokens=self.batch_tokens)
+            and fuse_layers(self._hidden, elementwise, batch_tokens=self.batch_tokens)
         ):
             self.way += ", fused layers"
         if device.type == "cpu" and prepack_linears(self._model, batch_tokens=self.batch_tokens):

@@ -1,9 +1,9 @@
 """BERT's layers in as few operations as they need, for inference on a CPU; in place of transformers' own.
 
-Seven operations a layer: query, key and value in one product, attention, three products more (GELU within its own), and
-twice a sum with its normalisation in one pass. Whether a model's layers are BERT's is found by trying, as for packing.
+Eight operations a layer: query, key and value in one product, attention, three products more, GELU, and twice a sum
+with its normalisation. Whether a model's layers are BERT's is found by trying, as for packing.
 
-Axes: N tokens of all sequences, D hidden, A heads, E values of a head.
+Axes: N tokens of all sequences, D hidden, A heads, E values of a head, F wide hidden.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,19 @@ if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 
-class AddNormalize(Protocol):
-    """Layer normalisation of a sum; see robert_pipeline.native."""
+class Elementwise(Protocol):
+    """What lies between a layer's products, each in its first argument's memory; see robert_pipeline.native."""
 
-    def __call__(self, x_ND: Tensor, y_ND: Tensor, weight_D: Tensor, bias_D: Tensor, epsilon: float) -> Tensor:
-        """x + y normalised, in x's memory. bfloat16; weight and bias float32."""
+    def add_normalize(self, x_ND: Tensor, y_ND: Tensor, weight_D: Tensor, bias_D: Tensor, epsilon: float) -> Tensor:
+        """x + y normalised. bfloat16; weight and bias float32."""
+        ...
+
+    def gelu(self, x_NF: Tensor) -> Tensor:
+        """GELU of every value of a bfloat16 tensor."""
         ...
 
 
-def fuse_layers(packed: PackedModel, add_normalize: AddNormalize, *, batch_tokens: int) -> bool:
+def fuse_layers(packed: PackedModel, elementwise: Elementwise, *, batch_tokens: int) -> bool:
     """Exchange the layers of a packed model; False, and nothing changed, where they are not BERT's."""
     model: Any = packed.model
     theirs = getattr(model, "encoder", None)
@@ -36,7 +40,7 @@ def fuse_layers(packed: PackedModel, add_normalize: AddNormalize, *, batch_token
         return False
     before_ND = tried(packed)
     heads = int(model.config.num_attention_heads)
-    model.encoder = BertLayers(layers, heads=heads, add_normalize=add_normalize, batch_tokens=batch_tokens)
+    model.encoder = BertLayers(layers, heads=heads, elementwise=elementwise, batch_tokens=batch_tokens)
     if before_ND is not None and tried(packed, like=before_ND) is not None:
         return True
     model.encoder = theirs
@@ -67,19 +71,21 @@ class _Layer:
 class BertLayers(nn.Module):
     """All layers of a BERT model, post-norm, called as transformers' encoder is."""
 
-    def __init__(self, layers: list[nn.Module], *, heads: int, add_normalize: AddNormalize, batch_tokens: int) -> None:
+    def __init__(self, layers: list[nn.Module], *, heads: int, elementwise: Elementwise, batch_tokens: int) -> None:
         super().__init__()
         self._heads = heads
 
-        def product(*linears: nn.Linear, activation: str = "none") -> Callable[[Tensor], Tensor]:
+        self._gelu = elementwise.gelu
+
+        def product(*linears: nn.Linear) -> Callable[[Tensor], Tensor]:
             joined = nn.Linear(linears[0].in_features, sum(linear.out_features for linear in linears), device="meta")
             joined.weight = nn.Parameter(torch.cat([linear.weight.detach() for linear in linears]))
             joined.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]))
-            return PrepackedLinear(joined, activation=activation, batch_tokens=batch_tokens).forward
+            return PrepackedLinear(joined, activation="none", batch_tokens=batch_tokens).forward
 
         def norm(of: nn.LayerNorm) -> Callable[[Tensor, Tensor], Tensor]:
             weight_D, bias_D, epsilon = of.weight.detach().float(), of.bias.detach().float(), of.eps
-            return lambda x_ND, y_ND: add_normalize(x_ND, y_ND, weight_D, bias_D, epsilon)
+            return lambda x_ND, y_ND: elementwise.add_normalize(x_ND, y_ND, weight_D, bias_D, epsilon)
 
         self._layers = [self._layer(dict(layer.named_modules()), product, norm) for layer in layers]
 
@@ -89,7 +95,7 @@ class BertLayers(nn.Module):
             query_key_value=product(*(parts[f"attention.self.{name}"] for name in ("query", "key", "value"))),
             mix=product(parts["attention.output.dense"]),
             mixed_norm=norm(parts["attention.output.LayerNorm"]),
-            widen=product(parts["intermediate.dense"], activation="gelu"),
+            widen=product(parts["intermediate.dense"]),
             narrow=product(parts["output.dense"]),
             norm=norm(parts["output.LayerNorm"]),
         )
@@ -106,7 +112,7 @@ class BertLayers(nn.Module):
         for layer in self._layers:
             mixed_ND = layer.mix(self._attend(layer.query_key_value(x_ND), packing, kernel))
             mixed_ND = layer.mixed_norm(mixed_ND, x_ND)
-            x_ND = layer.norm(layer.narrow(layer.widen(mixed_ND)), mixed_ND)
+            x_ND = layer.norm(layer.narrow(self._gelu(layer.widen(mixed_ND))), mixed_ND)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=x_ND[None])
 
     def _attend(self, joined: Tensor, packing: Packing, kernel: AttentionKernel) -> Tensor:

@@ -15,6 +15,8 @@ from pathlib import Path
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-w")
 TIMEOUT_SECONDS = 300
+AVX512_BF16 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma")
+"""Instruction sets that the sources of this package are written in, as compiler flags."""
 
 SWITCH = "ROBERT_NATIVE"
 """Environment variable; '0' turns compiled code off."""
@@ -38,6 +40,11 @@ class Source:
         """Where the file is."""
         return Path(__file__).with_name(self.file)
 
+    def text(self) -> str:
+        """What the compiler reads: the file, and the headers of this package, whether it includes them or not."""
+        files = [self.path, *sorted(self.path.parent.glob("*.h"))]
+        return "\n".join(file.read_text(encoding="utf-8") for file in files)
+
 
 def build(source: Source) -> Path:
     """The library of `source`, compiled unless it is in the cache. Raises NativeUnavailable."""
@@ -45,7 +52,7 @@ def build(source: Source) -> Path:
         raise NativeUnavailable(f"{SWITCH}=0")
     compiler = _compiler()
     flags = [*FLAGS, *source.instructions]
-    made_from = "\n".join([compiler, _version(compiler), *flags, source.path.read_text(encoding="utf-8")])
+    made_from = "\n".join([compiler, _version(compiler), *flags, source.text()])
     name = f"{source.path.stem}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.so"
     library = _cache_folder() / name
     if not library.exists():

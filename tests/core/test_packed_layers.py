@@ -10,7 +10,7 @@ from robert_pipeline.core.packed_layers import fuse_layers
 from robert_pipeline.core.packed_model import PackedModel, TokenBatch, first_position
 from robert_pipeline.native.attention import packed_attention
 from robert_pipeline.native.build import NativeUnavailable
-from robert_pipeline.native.normalize import packed_normalize
+from robert_pipeline.native.elementwise import packed_elementwise
 
 SIZES = {
     "hidden_size": 64,
@@ -24,7 +24,7 @@ SIZES = {
 @pytest.fixture(scope="module")
 def kernels():
     try:
-        return {"kernel": packed_attention(), "add_normalize": packed_normalize()}
+        return {"kernel": packed_attention(), "elementwise": packed_elementwise()}
     except NativeUnavailable as reason:
         pytest.skip(f"what is tested cannot be had here: {reason}")
 
@@ -51,7 +51,7 @@ def test_fused_layers_give_the_model_s_own_hidden_states(kernels, kind):
     packed = PackedModel(made, kernels["kernel"], first_position=first_position(made))
     with torch.inference_mode():
         before = packed(batch()).float()
-        assert fuse_layers(packed, kernels["add_normalize"], batch_tokens=256)
+        assert fuse_layers(packed, kernels["elementwise"], batch_tokens=256)
         after = packed(batch()).float()
     assert torch.cosine_similarity(before, after, dim=1).min() > 0.9995
 
@@ -69,16 +69,25 @@ def test_other_models_keep_their_layers(kernels, kind, others):
     made = model(kind, **others)
     packed = PackedModel(made, kernels["kernel"], first_position=0)
     layers = getattr(made, "encoder", None)
-    assert not fuse_layers(packed, kernels["add_normalize"], batch_tokens=256)
+    assert not fuse_layers(packed, kernels["elementwise"], batch_tokens=256)
     assert getattr(made, "encoder", None) is layers
 
 
-def test_layers_that_do_not_agree_are_given_back(kernels):
+class Wrong:
+    """The kernels, but one of them computes something else."""
+
+    def __init__(self, right, name):
+        self.add_normalize, self.gelu = right.add_normalize, right.gelu
+        setattr(self, name, lambda x, *_: x.mul_(-40))
+
+
+@pytest.mark.parametrize("name", ["add_normalize", "gelu"])
+def test_layers_that_do_not_agree_are_given_back(kernels, name):
     """A kernel that computes something else on some machine would give wrong vectors without a word."""
     made = model()
     packed = PackedModel(made, kernels["kernel"], first_position=0)
     layers = made.encoder
-    assert not fuse_layers(packed, lambda x, y, weight, bias, epsilon: x.mul_(y), batch_tokens=256)
+    assert not fuse_layers(packed, Wrong(kernels["elementwise"], name), batch_tokens=256)
     assert made.encoder is layers
 
 

@@ -6,16 +6,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robert_pipeline.native.attention import packed_attention
+from robert_pipeline.native.attention import AMX_SOURCE, SOURCE, attention_of
 from robert_pipeline.native.build import NativeUnavailable
 
 lengths = st.lists(st.integers(0, 90), min_size=1, max_size=5).filter(any)
 
 
-@pytest.fixture(scope="module")
-def kernel():
+@pytest.fixture(scope="module", params=["AVX512-BF16", "AMX"])
+def kernel(request):
+    supported, source = {
+        "AVX512-BF16": (torch.cpu._is_avx512_bf16_supported, SOURCE),
+        "AMX": (torch.cpu._is_amx_tile_supported, AMX_SOURCE),
+    }[request.param]
+    if not supported():
+        pytest.skip(f"this processor has no {request.param}")
     try:
-        return packed_attention()
+        return attention_of(source)
     except NativeUnavailable as reason:
         pytest.skip(f"what is tested cannot be had here: {reason}")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from robert_pipeline.core.encoder import Encoder
     from robert_pipeline.core.tokenize import Tokenizer
     from robert_pipeline.native.attention import PackedAttention
-    from robert_pipeline.native.normalize import PackedNormalize
+    from robert_pipeline.native.elementwise import PackedElementwise
 
 log = logging.getLogger(__name__)
 
@@ -56,19 +56,19 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
             pad_id=checkpoint.pad_id,
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
             kernel=attention_kernel(),
-            add_normalize=_add_normalize(),
+            elementwise=_elementwise(),
         ),
         tokenizer=checkpoint.tokenizer,
         max_chunk_tokens=checkpoint.max_chunk_tokens,
     )
 
 
-def _add_normalize() -> "PackedNormalize | None":
+def _elementwise() -> "PackedElementwise | None":
     from robert_pipeline.native.build import NativeUnavailable
-    from robert_pipeline.native.normalize import packed_normalize
+    from robert_pipeline.native.elementwise import packed_elementwise
 
     try:
-        return packed_normalize()
+        return packed_elementwise()
     except NativeUnavailable:
         return None  # `attention_kernel` says why
 
