@@ -118,7 +118,7 @@ class Embedding:
     """
 
     unit_bytes: int = 8 << 20
-    block_bytes: int = 4 << 20
+    block_bytes: int = 2 << 20
     batch_tokens: int | None = None
     vector_dtype: Literal["float16", "float32"] = "float16"
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ATTENTION_NAME = "robert_packed"
 TRIAL_LENGTHS = (131, 7, 200, 64, 1, 180)
+SHAPE_TOKENS, FILLER_TOKENS = 256, 32
 MIN_COSINE = 0.999
 """Between a token's vector packed and padded; bfloat16 alone keeps 0.9999."""
 
@@ -74,6 +75,16 @@ class TokenBatch:
             starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         )
 
+    def filled(self, multiple: int) -> "TokenBatch":
+        """With sequences of id 0 behind the others, as many as make the tokens a multiple of `multiple`."""
+        tokens = len(self.token_ids)
+        whole = -(-tokens // multiple) * multiple
+        ends = np.minimum(np.arange(tokens + FILLER_TOKENS, whole + FILLER_TOKENS, FILLER_TOKENS), whole)
+        return TokenBatch(
+            token_ids=np.concatenate([self.token_ids, np.zeros(whole - tokens, np.int64)]),
+            starts=np.concatenate([self.starts, ends]),
+        )
+
     def positions(self) -> NDArray[np.int64]:
         """Position of each token in its sequence, from 0 (N,)."""
         return np.arange(len(self.token_ids)) - np.repeat(self.starts[:-1], self.lengths_B)
@@ -118,7 +129,10 @@ class PackedModel:
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Hidden states of every token (N, D), in the model's dtype, on its device."""
-        device = self.model.device
+        device, tokens = self.model.device, len(batch.token_ids)
+        if device.type == "cpu":
+            # oneDNN compiles a product for each number of rows that it meets, and keeps it: few numbers, and round ones.
+            batch = batch.filled(SHAPE_TOKENS)
         positions = {}
         if self._takes_positions:
             positions["position_ids"] = _on(device, batch.positions()[None] + self.first_position)
@@ -129,7 +143,7 @@ class PackedModel:
             kernel=self.kernel,
         )
         output = self.model(input_ids=_on(device, batch.token_ids[None]), packing=packing, **positions)
-        hidden_ND: Tensor = output.last_hidden_state[0]
+        hidden_ND: Tensor = output.last_hidden_state[0, :tokens]
         return hidden_ND
 
 

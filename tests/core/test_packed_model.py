@@ -143,3 +143,16 @@ def test_positions_count_from_where_the_family_counts():
     """RoBERTa's vectors would be those of a text that begins in the middle."""
     assert first_position(model("Bert")) == 0
     assert first_position(model("Roberta", pad_token_id=1)) == 2
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=9), st.sampled_from([1, 7, 256]))
+def test_a_filled_batch_has_its_sequences_first_and_a_round_number_of_tokens(lengths, multiple):
+    """Filling would change what is embedded, or leave as many shapes as before."""
+    plain = TokenBatch.of([np.arange(1, n + 1) for n in lengths])
+    filled = plain.filled(multiple)
+    assert len(filled.token_ids) % multiple == 0
+    assert len(filled.token_ids) - len(plain.token_ids) < multiple
+    assert filled.starts[-1] == len(filled.token_ids)
+    assert (filled.lengths_B > 0).all()
+    assert np.array_equal(filled.starts[: len(plain.starts)], plain.starts)
+    assert np.array_equal(filled.token_ids[: len(plain.token_ids)], plain.token_ids)

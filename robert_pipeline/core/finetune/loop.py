@@ -40,6 +40,8 @@ EVALUATED_CHUNKS = 32
 """Chunks of a held-out document that are looked at: the mean of so many hardly moves with more."""
 PROBED_STEPS = 12
 """Steps after which the pace is known well enough to say how many there is time for."""
+REPLANNED_STEPS = 25
+"""And between two looks at whether that still holds: machines get slower and faster."""
 SKIPPED_STEPS = 5
 """Steps in a row whose gradient is not a number, after which training has diverged."""
 
@@ -177,6 +179,7 @@ class Finetuning:
         self._workers = Workers(model.device)
         self._clock = clock
         self._batch_tokens = config.batch_tokens
+        self._looked = _Look(step=0, seconds=0.0)
 
     def run(
         self,
@@ -198,6 +201,7 @@ class Finetuning:
         schedule = _Schedule(self._documents, learn, self._config, steps=state.steps)
         started, kept_at, tokens, skipped = self._clock(), self._clock(), 0, 0
         before, diverged = state.seconds, False
+        self._looked = _Look(step=state.step, seconds=state.seconds)
         try:
             for number, step in schedule.after(state.step):
                 found = self._gradients(step)
@@ -227,12 +231,17 @@ class Finetuning:
         return self._finish(state, diverged, tokens / max(1e-9, self._clock() - started))
 
     def _keep_time(self, budget: TimeBudget, schedule: "_Schedule", state: TrainingState, pace: float) -> None:
-        """Shorten the schedule to what there is time for: by the first steps' pace, and again where that was wrong."""
+        """Cut the schedule to what there is time for, so that the learning rate has fallen when the time is up."""
+        if state.step < PROBED_STEPS:
+            return
         allowed = budget.training_seconds(pace)
-        if state.steps is None and state.step >= PROBED_STEPS:
-            fitting = int(allowed / state.seconds * state.step)
-            state.steps = schedule.steps = max(state.step + 1, min(schedule.steps, fitting))
-        if state.seconds >= allowed and state.step >= PROBED_STEPS:
+        if state.steps is None or state.step - self._looked.step >= REPLANNED_STEPS:
+            now = _Look(step=state.step, seconds=state.seconds)
+            step_seconds = (now.seconds - self._looked.seconds) / (now.step - self._looked.step)
+            fitting = state.step + int((allowed - state.seconds) / step_seconds)
+            state.steps = schedule.steps = max(state.step + 1, min(schedule.whole, fitting))
+            self._looked = now
+        if state.seconds >= allowed:
             state.steps = schedule.steps = state.step
 
     def _resume(self, state: TrainingState | None) -> TrainingState:
@@ -352,13 +361,22 @@ def _best(history: tuple[Evaluation, ...]) -> Evaluation | None:
     return min(finite, key=lambda evaluation: evaluation.loss, default=None)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """When the pace was last looked at."""
+
+    step: int
+    seconds: float
+
+
 class _Schedule:
     """All steps of a training, epoch by epoch, made when they are needed."""
 
     def __init__(self, documents: ChunkedDocuments, learn: Int64, config: FinetuneConfig, *, steps: int | None) -> None:
         self._documents, self._learn, self._config = documents, learn, config
         per_epoch = len(self._epoch(0))
-        self.steps = steps or max(1, round(per_epoch * config.epochs_for(len(learn))))
+        self.whole = max(1, round(per_epoch * config.epochs_for(len(learn))))
+        self.steps = steps or self.whole
         self._between = max(1, round(per_epoch / config.evaluations_per_epoch))
 
     def _epoch(self, number: int) -> list[Step]:

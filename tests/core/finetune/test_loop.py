@@ -126,6 +126,26 @@ def test_a_time_budget_shortens_the_schedule_and_leaves_time_for_what_comes_afte
     assert shorter.steps < short.steps
 
 
+def test_a_machine_that_gets_slower_still_ends_with_a_low_learning_rate():
+    """The time would be up in the middle of the schedule: a model that has not settled."""
+    now = 0.0
+    seen = []
+
+    def clock():
+        nonlocal now
+        now += 0.2 if len(seen) < 30 else 1.0
+        return now
+
+    training = Finetuning(
+        encoder(), documents(), replace(CONFIG, epochs=400), label_count=2, pooling="mean", pad_id=0, clock=clock
+    )
+    done = training.run(LEARN, HELD_OUT, budget=TimeBudget(seconds=200.0), watchers=Watchers(on_step=seen.append))
+    planned_first, planned_last = seen[loop.PROBED_STEPS].steps, seen[-2].steps
+    assert planned_last < planned_first / 2
+    assert done.steps == planned_last
+    assert now < 220
+
+
 def test_two_runs_with_one_seed_give_the_same_weights():
     """A result could not be reproduced."""
     once, again = (finetuning().run(LEARN, HELD_OUT).weights for _ in range(2))
