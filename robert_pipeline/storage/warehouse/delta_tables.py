@@ -81,7 +81,9 @@ class DeltaTables:
 
     def _refuse_other_files(self, table: str) -> None:
         """A folder of somebody else must not become a Delta table, under whose log their files would be strays."""
-        strange = [entry.path for entry in self.files(table).list() if not entry.path.startswith("data/")]
+        # A log that is there by now was made by another process since it was looked for.
+        own = ("data/", "_delta_log/")
+        strange = [entry.path for entry in self.files(table).list() if not entry.path.startswith(own)]
         if strange:
             raise WarehouseError(
                 f"{self.location(table)} holds '{strange[0]}' and no Delta table",
