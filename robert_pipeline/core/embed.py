@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -159,7 +160,7 @@ def _encode(
     # Longest first: batches of nearly equal length pad little, and memory runs out at once or never.
     order_N = np.argsort(-lengths_N, kind="stable")
 
-    def encode(chosen: Int64) -> Int64:
+    def encode(chosen: Int64, *, alone: bool = True) -> Int64:
         """Encode these chunks in one batch, or in as many as memory asks for."""
         if budget.fits(lengths_N[chosen]):
             try:
@@ -167,17 +168,21 @@ def _encode(
                     tokenizer.frame.batch(read.token_ids, first_N[chosen], spans.count_N[chosen])
                 )
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or len(chosen) == 1:
+                if not out_of_memory(error) or (alone and len(chosen) == 1):
                     raise
+                if len(chosen) == 1:
+                    put_off.append(chosen)
+                    return chosen
                 budget.tokens = min(budget.tokens, int(lengths_N[chosen[0]]) * (len(chosen) // 2))
                 log.warning("out of memory: batches of %d tokens from here on", budget.tokens)
             else:
                 return chosen
         half = len(chosen) // 2
-        encode(chosen[:half])
-        encode(chosen[half:])
+        encode(chosen[:half], alone=alone)
+        encode(chosen[half:], alone=alone)
         return chosen
 
+    put_off: list[Int64] = []  # chunks that found no memory beside the other threads' batches
     batches = _batches(lengths_N, order_N, budget, encoder.concurrency)
     workers = min(encoder.concurrency, len(batches))
     if workers <= 1:
@@ -185,8 +190,10 @@ def _encode(
             on_encoded(int(spans.count_N[encode(chosen)].sum()))
         return vectors_ND
     with ThreadPoolExecutor(workers, thread_name_prefix="encode", initializer=encoder.prepare_thread) as pool:
-        for chosen in pool.map(encode, batches):
+        for chosen in pool.map(partial(encode, alone=False), batches):
             on_encoded(int(spans.count_N[chosen].sum()))
+    for chosen in put_off:
+        encode(chosen)
     return vectors_ND
 
 

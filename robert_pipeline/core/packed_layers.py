@@ -3,7 +3,7 @@
 Eight operations a layer: query, key and value in one product, attention, three products more, GELU, and twice a sum
 with its normalisation. Whether a model's layers are BERT's is found by trying, as for packing.
 
-Axes: N tokens of all sequences, D hidden, A heads, E values of a head, F wide hidden.
+Axes: N tokens of all sequences, D hidden, A heads, E values of a head.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class Elementwise(Protocol):
-    """What lies between a layer's products, each in its first argument's memory; see robert_pipeline.native."""
+    """What lies between a layer's products; see robert_pipeline.native."""
 
     def add_normalize(self, x_ND: Tensor, y_ND: Tensor, weight_D: Tensor, bias_D: Tensor, epsilon: float) -> Tensor:
-        """x + y normalised. bfloat16; weight and bias float32."""
+        """x + y normalised, in x's memory. bfloat16; weight and bias float32."""
         ...
 
-    def gelu(self, x_NF: Tensor) -> Tensor:
+    def gelu(self, x: Tensor, *, in_place: bool) -> Tensor:
         """GELU of every value of a bfloat16 tensor."""
         ...
 
@@ -112,7 +112,7 @@ class BertLayers(nn.Module):
         for layer in self._layers:
             mixed_ND = layer.mix(self._attend(layer.query_key_value(x_ND), packing, kernel))
             mixed_ND = layer.mixed_norm(mixed_ND, x_ND)
-            x_ND = layer.norm(layer.narrow(self._gelu(layer.widen(mixed_ND))), mixed_ND)
+            x_ND = layer.norm(layer.narrow(self._gelu(layer.widen(mixed_ND), in_place=True)), mixed_ND)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=x_ND[None])
 
     def _attend(self, joined: Tensor, packing: Packing, kernel: AttentionKernel) -> Tensor:

@@ -131,7 +131,7 @@ class PackedModel:
         """Hidden states of every token (N, D), in the model's dtype, on its device."""
         device, tokens = self.model.device, len(batch.token_ids)
         if device.type == "cpu":
-            # oneDNN compiles a product for each number of rows that it meets, and keeps it: few numbers, and round ones.
+            # oneDNN compiles and keeps a product for each number of rows that it meets: few and round numbers.
             batch = batch.filled(SHAPE_TOKENS)
         positions = {}
         if self._takes_positions:

@@ -19,6 +19,7 @@
 #else
 #include "products_avx512.h"
 #endif
+#include "scratch.h"
 
 namespace {
 
@@ -34,31 +35,7 @@ struct StridedOut {
     bf16* at(int64_t token, int64_t h) const { return data + token * row + h * head; }
 };
 
-// Memory of this thread, kept between calls.
-struct Scratch {
-    void* memory = nullptr;
-    size_t size = 0;
-    ~Scratch() { free(memory); }
-    char* of(size_t bytes) {
-        if (bytes > size) {
-            free(memory);
-            memory = aligned_alloc(64, (bytes + 63) & ~size_t(63));
-            size = memory ? bytes : 0;
-        }
-        return static_cast<char*>(memory);
-    }
-};
 thread_local Scratch scratch;
-
-// Lays arrays out one after the other, each on a cache line of its own.
-struct Layout {
-    size_t bytes = 0;
-    size_t add(size_t count, size_t item) {
-        size_t at = bytes;
-        bytes += (count * item + 63) & ~size_t(63);
-        return at;
-    }
-};
 
 // Which of 16 columns from `j` on are of the sequence.
 inline __mmask16 columns_from(int j, int length) {
@@ -72,8 +49,6 @@ void copy_rows(const bf16* rows, int64_t stride, int count, int room, bf16* out)
         for (int d = 0; d < D; d += 32)
             _mm512_storeu_si512(out + r * D + d, r < count ? load(rows + r * stride + d) : _mm512_setzero_si512());
 }
-
-constexpr float LOG2_E = 1.44269504088896341f;
 
 template <int D>
 bool forward(const Strided& q, const Strided& k, const Strided& v, const StridedOut& out, float* row_sums, int64_t first,

@@ -10,9 +10,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from robert_pipeline.native.build import AVX512_BF16, NativeUnavailable, Source, build
+from robert_pipeline.native.build import AMX_BF16, AVX512_BF16, NativeUnavailable, Source, build
 
-AMX_BF16 = ("-mamx-tile", "-mamx-bf16")
 SOURCE = Source(file="attention.cpp", instructions=AVX512_BF16)
 AMX_SOURCE = Source(file="attention.cpp", instructions=(*AVX512_BF16, *AMX_BF16))
 """Three times as fast, for processors with AMX tiles and compilers that know them."""

@@ -16,6 +16,7 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-w")
 TIMEOUT_SECONDS = 300
 AVX512_BF16 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma")
+AMX_BF16 = ("-mamx-tile", "-mamx-bf16")
 """Instruction sets that the sources of this package are written in, as compiler flags."""
 
 SWITCH = "ROBERT_NATIVE"

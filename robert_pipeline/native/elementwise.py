@@ -1,4 +1,4 @@
-"""The compiled operations between matrix products as functions of tensors. Axes: N tokens, D hidden, F wide hidden."""
+"""The compiled operations between matrix products as functions of tensors. Axes: N tokens, D hidden."""
 
 import ctypes
 from functools import cache
@@ -13,35 +13,63 @@ LARGEST_WIDTH = 4096
 
 
 class PackedElementwise:
-    """Normalised sums and GELU; bfloat16 on the CPU, in the caller's thread, in their argument's memory."""
+    """Normalised sums, GELU and dropout; bfloat16 on the CPU, in the caller's thread.
+
+    Each raises ValueError for what its kernel does not compute.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._add_normalize = library.robert_add_normalize
-        self._gelu = library.robert_gelu
-        self._add_normalize.restype = self._gelu.restype = None
+        self._library = library
+        for name in ("robert_add_normalize", "robert_gelu", "robert_gelu_gradient", "robert_dropout"):
+            getattr(library, name).restype = None
 
     def add_normalize(self, x_ND: Tensor, y_ND: Tensor, weight_D: Tensor, bias_D: Tensor, epsilon: float) -> Tensor:
-        """x + y, each row normalised, times weight, plus bias; in x's memory. Weight and bias are float32.
-
-        Raises ValueError for what the kernel does not compute.
-        """
+        """x + y, each row normalised, times weight, plus bias; in x's memory. Weight and bias are float32."""
         rows, width = x_ND.shape
         if width > LARGEST_WIDTH or x_ND.shape != y_ND.shape:
             raise ValueError(f"no normalisation for rows of {width} values")
-        _check(x_ND, y_ND, width=width)
-        self._add_normalize(
-            *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (x_ND, y_ND, weight_D, bias_D)),
+        _check(x_ND, y_ND)
+        self._library.robert_add_normalize(
+            *map(_address, (x_ND, y_ND, weight_D, bias_D)),
             ctypes.c_int64(rows),
             ctypes.c_int64(width),
             ctypes.c_float(epsilon),
         )
         return x_ND
 
-    def gelu(self, x_NF: Tensor) -> Tensor:
-        """GELU of every value, in x's memory, within 1e-4. Raises ValueError for what the kernel does not compute."""
-        _check(x_NF, width=x_NF.shape[-1])
-        self._gelu(ctypes.c_void_p(x_NF.data_ptr()), ctypes.c_int64(x_NF.numel()))
-        return x_NF
+    def gelu(self, x: Tensor, *, in_place: bool = False) -> Tensor:
+        """GELU of every value, within 1e-4."""
+        _check(x)
+        out = x if in_place else torch.empty_like(x)
+        self._library.robert_gelu(_address(x), _address(out), ctypes.c_int64(x.numel()))
+        return out
+
+    def gelu_gradient(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient of x, given that of its GELU."""
+        gradient = gradient.contiguous()
+        _check(x, gradient)
+        out = torch.empty_like(x)
+        self._library.robert_gelu_gradient(*map(_address, (x, gradient, out)), ctypes.c_int64(x.numel()))
+        return out
+
+    def dropout(self, x: Tensor, share: float, seed: int) -> Tensor:
+        """x without a random `share` of its values, in steps of 1/256, the others so much larger.
+
+        The same ones for the same seed, of 64 bits: the gradient is the dropout of the gradient.
+        """
+        x = x.contiguous()
+        _check(x)
+        threshold = min(255, round(share * 256))
+        out = torch.empty_like(x)
+        self._library.robert_dropout(
+            _address(x),
+            _address(out),
+            ctypes.c_int64(x.numel()),
+            ctypes.c_uint64(seed),
+            ctypes.c_uint32(threshold),
+            ctypes.c_float(256 / (256 - threshold)),
+        )
+        return out
 
 
 @cache
@@ -55,6 +83,12 @@ def packed_elementwise() -> PackedElementwise:
         raise NativeUnavailable(f"the compiled library cannot be loaded: {error}") from error
 
 
-def _check(*tensors: Tensor, width: int) -> None:
-    if width % 16 or not all(tensor.is_contiguous() and tensor.dtype == torch.bfloat16 for tensor in tensors):
-        raise ValueError(f"no kernel for rows of {width} values of {tensors[0].dtype}, or rows not side by side")
+def _address(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _check(*tensors: Tensor) -> None:
+    x = tensors[0]
+    fits = all(t.shape == x.shape and t.is_contiguous() and t.dtype == torch.bfloat16 for t in tensors)
+    if not fits or x.shape[-1] % 16:
+        raise ValueError(f"no kernel for rows of {x.shape[-1]} values of {x.dtype}, or rows not side by side")

@@ -14,9 +14,17 @@ inline __m512i load(const void* from) { return _mm512_loadu_si512(from); }
 
 inline __m512 dot_pairs(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 
+inline __m512 widened(__m256i values) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
+}
+
+inline __m512 widened(const bf16* from) { return widened(_mm256_loadu_si256((const __m256i*)from)); }
+
 inline void store_bf16(bf16* to, __m512 values) {
     _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh(values));
 }
+
+constexpr float LOG2_E = 1.44269504088896341f;
 
 // 2^x for x <= 0, relative error below 1e-4: what is rounded to bfloat16 needs no more.
 inline __m512 power_of_two(__m512 x) {

@@ -34,7 +34,7 @@ from robert_pipeline.storage.corpus import open_corpus
 from robert_pipeline.storage.encoders import identify_encoder
 from robert_pipeline.storage.encoders.checkpoint import Checkpoint, load_checkpoint
 from robert_pipeline.storage.encoders.finetuned import save_encoder
-from robert_pipeline.storage.encoders.load import attention_kernel
+from robert_pipeline.storage.encoders.load import attention_kernel, training_kernels
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.token_set import TokenSet, build_token_set
 from robert_pipeline.storage.training_state import load_state, save_state
@@ -223,6 +223,7 @@ def tune(
         pooling=checkpoint.identity.pooling,
         pad_id=checkpoint.pad_id,
         kernel=attention_kernel(),
+        layers=training_kernels(),
     )
     keeping = Watchers(
         on_step=watchers.on_step,

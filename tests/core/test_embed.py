@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +198,42 @@ def test_other_errors_are_not_taken_for_memory(tiny):
     with pytest.raises(RuntimeError, match="shapes"):
         embed(tiny, ["bank " * 500], encoder=cramped)
     assert cramped.refused == 1
+
+
+class Shared(Measuring):
+    """An encoder of two threads, whose memory holds one batch: a second one at the same time finds none."""
+
+    concurrency = 2
+
+    def __init__(self, encoder):
+        super().__init__(encoder)
+        self.running, self.refused = threading.Semaphore(1), 0
+
+    def __call__(self, batch):
+        if not self.running.acquire(blocking=False):
+            self.refused += 1
+            raise MemoryError
+        try:
+            time.sleep(0.01)
+            return super().__call__(batch)
+        finally:
+            self.running.release()
+
+
+def test_chunks_that_find_no_memory_beside_others_are_encoded_alone_later(tiny):
+    """The run would die of a batch that fits, because another thread's batch held the memory at that moment."""
+    texts = ["bank profit goal minister " * 100] * 3
+    shared = Shared(tiny.encoder)
+    embedded = embed_texts(
+        texts,
+        tokenizer=tiny.tokenizer,
+        encoder=shared,
+        chunking=Chunking(chunk_tokens=18, overlap_tokens=2),
+        budget=BatchBudget(tokens=60),
+    )
+    assert shared.refused
+    expected = embed(tiny, texts, chunking=Chunking(chunk_tokens=18, overlap_tokens=2))
+    np.testing.assert_allclose(embedded.vectors_ND, expected.vectors_ND, atol=1e-5)
 
 
 def test_memory_that_really_runs_out_is_survived(tiny_folder):

@@ -22,6 +22,7 @@ from robert_pipeline.config import FinetuneConfig
 from robert_pipeline.core.chunk import ChunkSpans
 from robert_pipeline.core.embed import out_of_memory
 from robert_pipeline.core.finetune.gradients import Batch, Gradients, Workers, step_gradients, weighted_loss
+from robert_pipeline.core.finetune.layers import TrainingKernels, quicken
 from robert_pipeline.core.finetune.optimizer import MasterWeights, rate_at
 from robert_pipeline.core.finetune.plan import Step, batches, epoch_steps, evaluation_batches
 from robert_pipeline.core.framing import Frame
@@ -159,6 +160,7 @@ class Finetuning:
         pooling: Pooled,
         pad_id: int,
         kernel: AttentionKernel | None = None,
+        layers: TrainingKernels = TrainingKernels(),  # noqa: B008 - frozen
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         torch.manual_seed(config.seed)
@@ -174,6 +176,8 @@ class Finetuning:
         self._pooling = pooling
         model.eval()  # type: ignore[no-untyped-call]  # ways are tried out without dropout
         self._states, self.way = token_states(model, pad_id=pad_id, kernel=kernel)
+        if model.device.type == "cpu" and model.dtype == torch.bfloat16:
+            quicken(model, layers)
         model.train()
         self._master = MasterWeights(model, self._classifier, config, with_pooler=pooling == "pooler")
         self._workers = Workers(model.device)

@@ -1,8 +1,9 @@
 """An encoder ready to run, on the fastest device of this machine."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from robert_pipeline.config import Chunking, EncoderSource
 from robert_pipeline.errors import ConfigError
@@ -12,11 +13,14 @@ from robert_pipeline.storage.encoders.identity import EncoderIdentity, identify_
 
 if TYPE_CHECKING:
     from robert_pipeline.core.encoder import Encoder
+    from robert_pipeline.core.finetune.layers import TrainingKernels
     from robert_pipeline.core.tokenize import Tokenizer
     from robert_pipeline.native.attention import PackedAttention
     from robert_pipeline.native.elementwise import PackedElementwise
 
 log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,23 +67,32 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
     )
 
 
-def _elementwise() -> "PackedElementwise | None":
-    from robert_pipeline.native.build import NativeUnavailable
-    from robert_pipeline.native.elementwise import packed_elementwise
-
-    try:
-        return packed_elementwise()
-    except NativeUnavailable:
-        return None  # `attention_kernel` says why
-
-
 def attention_kernel() -> "PackedAttention | None":
     """The compiled attention, None where there can be none here."""
     from robert_pipeline.native.attention import packed_attention
+
+    return _compiled(packed_attention, "attention")
+
+
+def training_kernels() -> "TrainingKernels":
+    """What is compiled for training here."""
+    from robert_pipeline.core.finetune.layers import TrainingKernels
+    from robert_pipeline.native.gradients import linear_gradients
+
+    return TrainingKernels(linear_gradients=_compiled(linear_gradients, "gradients"), elementwise=_elementwise())
+
+
+def _elementwise() -> "PackedElementwise | None":
+    from robert_pipeline.native.elementwise import packed_elementwise
+
+    return _compiled(packed_elementwise, "elementwise operations")
+
+
+def _compiled(make: Callable[[], Made], what: str) -> Made | None:
     from robert_pipeline.native.build import NativeUnavailable
 
     try:
-        return packed_attention()
+        return make()
     except NativeUnavailable as reason:
-        log.info("no compiled attention: %s", reason)
+        log.info("no compiled %s: %s", what, reason)
         return None

@@ -1,6 +1,7 @@
 """What is particular to Delta tables."""
 
 from published_rows import predictions
+
 from robert_pipeline.config import Warehouse
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.warehouse import open_warehouse
