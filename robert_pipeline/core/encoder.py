@@ -74,7 +74,7 @@ class Encoder:
             device.type == "cpu"
             and elementwise is not None
             and isinstance(self._hidden, PackedModel)
-            and fuse_layers(self._hidden, elementwise, batch_tokens=self.batch_tokens)
+            and fuse_layers(self._hidden, elementwise, batch_tokens=self.batch_tokens, only_firsts=pooling != "mean")
         ):
             self.way += ", fused layers"
         if device.type == "cpu" and prepack_linears(self._model, batch_tokens=self.batch_tokens):

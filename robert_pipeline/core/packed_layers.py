@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from robert_pipeline.core.packed_model import AttentionKernel, PackedModel, Packing, PrepackedLinear, tried
+from robert_pipeline.core.packed_model import PackedModel, Packing, PrepackedLinear, tried
 
 if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
@@ -31,8 +31,11 @@ class Elementwise(Protocol):
         ...
 
 
-def fuse_layers(packed: PackedModel, elementwise: Elementwise, *, batch_tokens: int) -> bool:
-    """Exchange the layers of a packed model; False, and nothing changed, where they are not BERT's."""
+def fuse_layers(packed: PackedModel, elementwise: Elementwise, *, batch_tokens: int, only_firsts: bool = False) -> bool:
+    """Exchange the layers of a packed model; False, and nothing changed, where they are not BERT's.
+
+    With `only_firsts` the model gives the hidden states of each sequence's first token, and zeros for the others.
+    """
     model: Any = packed.model
     theirs = getattr(model, "encoder", None)
     layers = list(getattr(theirs, "layer", ()))
@@ -42,6 +45,7 @@ def fuse_layers(packed: PackedModel, elementwise: Elementwise, *, batch_tokens: 
     heads = int(model.config.num_attention_heads)
     model.encoder = BertLayers(layers, heads=heads, elementwise=elementwise, batch_tokens=batch_tokens)
     if before_ND is not None and tried(packed, like=before_ND) is not None:
+        model.encoder.only_firsts = only_firsts
         return True
     model.encoder = theirs
     return False
@@ -73,6 +77,7 @@ class BertLayers(nn.Module):
 
     def __init__(self, layers: list[nn.Module], *, heads: int, elementwise: Elementwise, batch_tokens: int) -> None:
         super().__init__()
+        self.only_firsts = False
         self._heads = heads
 
         self._gelu = elementwise.gelu
@@ -107,17 +112,27 @@ class BertLayers(nn.Module):
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
         x_ND = hidden_states[0]
+        for layer in self._layers[:-1]:
+            x_ND = self._rest(layer, self._attend(layer, x_ND, packing), x_ND)
+        last = self._layers[-1]
+        attended_ND = self._attend(last, x_ND, packing)
+        if self.only_firsts:
+            firsts_B = packing.starts[:-1]
+            out_ND = torch.zeros_like(x_ND)
+            out_ND[firsts_B] = self._rest(last, attended_ND[firsts_B], x_ND[firsts_B])
+        else:
+            out_ND = self._rest(last, attended_ND, x_ND)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=out_ND[None])
+
+    def _attend(self, layer: _Layer, x_ND: Tensor, packing: Packing) -> Tensor:
+        joined = layer.query_key_value(x_ND)
+        q_NAE, k_NAE, v_NAE = joined.view(len(joined), 3, self._heads, -1).unbind(1)
+        scale = float(q_NAE.shape[2] ** -0.5)
         kernel = packing.kernel
         assert kernel is not None  # noqa: S101 - `fuse_layers` has seen it
-        for layer in self._layers:
-            mixed_ND = layer.mix(self._attend(layer.query_key_value(x_ND), packing, kernel))
-            mixed_ND = layer.mixed_norm(mixed_ND, x_ND)
-            x_ND = layer.norm(layer.narrow(self._gelu(layer.widen(mixed_ND), in_place=True)), mixed_ND)
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=x_ND[None])
-
-    def _attend(self, joined: Tensor, packing: Packing, kernel: AttentionKernel) -> Tensor:
-        joined_N3AE = joined.view(len(joined), 3, self._heads, -1)
-        q_NAE, k_NAE, v_NAE = joined_N3AE.unbind(1)
-        scale = float(q_NAE.shape[2] ** -0.5)
         out_NAE, _ = kernel.forward(q_NAE, k_NAE, v_NAE, packing.starts, scale, with_sums=False)
         return out_NAE.flatten(1)
+
+    def _rest(self, layer: _Layer, attended_ND: Tensor, x_ND: Tensor) -> Tensor:
+        mixed_ND = layer.mixed_norm(layer.mix(attended_ND), x_ND)
+        return layer.norm(layer.narrow(self._gelu(layer.widen(mixed_ND), in_place=True)), mixed_ND)

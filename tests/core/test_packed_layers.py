@@ -56,6 +56,28 @@ def test_fused_layers_give_the_model_s_own_hidden_states(kernels, kind):
     assert torch.cosine_similarity(before, after, dim=1).min() > 0.9995
 
 
+def test_only_first_tokens_are_those_of_the_whole(kernels):
+    """Vectors of models that are pooled by their first token would be wrong."""
+    made = model()
+    packed = PackedModel(made, kernels["kernel"], first_position=0)
+    with torch.inference_mode():
+        before = packed(batch()).float()
+        assert fuse_layers(packed, kernels["elementwise"], batch_tokens=256, only_firsts=True)
+        after = packed(batch()).float()
+    firsts = torch.from_numpy(batch().starts[:-1])
+    assert torch.cosine_similarity(before[firsts], after[firsts], dim=1).min() > 0.9995
+    assert after.abs().sum(1).count_nonzero() == len(firsts)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
+def test_every_pooling_gives_the_vectors_of_the_plain_model(kernels, pooling):
+    """A fast way would be taken for a pooling that needs more than it computes."""
+    cpu = torch.device("cpu")
+    plain = Encoder(model(), pooling=pooling, pad_id=0, device=cpu)(batch())
+    fused = Encoder(model(), pooling=pooling, pad_id=0, device=cpu, **kernels)(batch())
+    assert torch.cosine_similarity(torch.from_numpy(plain), torch.from_numpy(fused), dim=1).min() > 0.999
+
+
 @pytest.mark.parametrize(
     ("kind", "others"),
     [
