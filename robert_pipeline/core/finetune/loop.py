@@ -39,8 +39,10 @@ Int64 = NDArray[np.int64]
 
 EVALUATED_CHUNKS = 32
 """Chunks of a held-out document that are looked at: the mean of so many hardly moves with more."""
+UNTIMED_STEPS = 4
+"""Steps that say nothing of the pace: in these everything is computed for the first time."""
 PROBED_STEPS = 12
-"""Steps after which the pace is known well enough to say how many there is time for."""
+"""Further steps after which the pace is known well enough to say how many there is time for."""
 REPLANNED_STEPS = 25
 """And between two looks at whether that still holds: machines get slower and faster."""
 SKIPPED_STEPS = 5
@@ -104,7 +106,7 @@ class TimeBudget:
         return max(0.0, self.seconds - self.tokens_afterwards / (FORWARD_PACE * tokens_per_second))
 
 
-FORWARD_PACE = 2.5
+FORWARD_PACE = 4.0
 """Tokens encoded in the time of one token trained, at least."""
 
 
@@ -183,7 +185,9 @@ class Finetuning:
         self._workers = Workers(model.device)
         self._clock = clock
         self._batch_tokens = config.batch_tokens
-        self._looked = _Look(step=0, seconds=0.0)
+        self._first_step = 0
+        self._looked: _Look | None = None
+        self._allowed: float | None = None
 
     def run(
         self,
@@ -205,7 +209,7 @@ class Finetuning:
         schedule = _Schedule(self._documents, learn, self._config, steps=state.steps)
         started, kept_at, tokens, skipped = self._clock(), self._clock(), 0, 0
         before, diverged = state.seconds, False
-        self._looked = _Look(step=state.step, seconds=state.seconds)
+        self._first_step, self._looked, self._allowed = state.step, None, None
         try:
             for number, step in schedule.after(state.step):
                 found = self._gradients(step)
@@ -216,7 +220,7 @@ class Finetuning:
                 seconds = self._clock() - started
                 state.seconds = before + seconds
                 if budget is not None:
-                    self._keep_time(budget, schedule, state, tokens / seconds)
+                    self._keep_time(budget, schedule, state, tokens)
                 watchers.on_step(
                     Progress(step=state.step, steps=schedule.steps, loss=found.loss, tokens=tokens, seconds=seconds)
                 )
@@ -234,19 +238,21 @@ class Finetuning:
             self._workers.close()
         return self._finish(state, diverged, tokens / max(1e-9, self._clock() - started))
 
-    def _keep_time(self, budget: TimeBudget, schedule: "_Schedule", state: TrainingState, pace: float) -> None:
+    def _keep_time(self, budget: TimeBudget, schedule: "_Schedule", state: TrainingState, tokens: int) -> None:
         """Cut the schedule to what there is time for, so that the learning rate has fallen when the time is up."""
-        if state.step < PROBED_STEPS:
+        now, before = _Look(step=state.step, seconds=state.seconds, tokens=tokens), self._looked
+        if before is None:
+            if now.step - self._first_step >= UNTIMED_STEPS:
+                self._looked = now
             return
-        allowed = budget.training_seconds(pace)
-        if state.steps is None or state.step - self._looked.step >= REPLANNED_STEPS:
-            now = _Look(step=state.step, seconds=state.seconds)
-            step_seconds = (now.seconds - self._looked.seconds) / (now.step - self._looked.step)
-            fitting = state.step + int((allowed - state.seconds) / step_seconds)
-            state.steps = schedule.steps = max(state.step + 1, min(schedule.whole, fitting))
+        if now.step - before.step >= (REPLANNED_STEPS if self._allowed else PROBED_STEPS):
+            pace = (now.tokens - before.tokens) / (now.seconds - before.seconds)
+            self._allowed = budget.training_seconds(pace)
+            steps_left = (self._allowed - now.seconds) * (now.step - before.step) / (now.seconds - before.seconds)
+            state.steps = schedule.steps = max(now.step + 1, min(schedule.whole, now.step + int(steps_left)))
             self._looked = now
-        if state.seconds >= allowed:
-            state.steps = schedule.steps = state.step
+        if self._allowed is not None and now.seconds >= self._allowed:
+            state.steps = schedule.steps = now.step
 
     def _resume(self, state: TrainingState | None) -> TrainingState:
         if state is None or state.step == 0:
@@ -367,10 +373,11 @@ def _best(history: tuple[Evaluation, ...]) -> Evaluation | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Look:
-    """When the pace was last looked at."""
+    """When the pace was last looked at; `tokens` since this process began."""
 
     step: int
     seconds: float
+    tokens: int
 
 
 class _Schedule:
