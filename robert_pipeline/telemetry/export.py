@@ -3,12 +3,12 @@
 Imports OpenTelemetry only then. Takes a few seconds at most, and whatever goes wrong is one line of the log.
 """
 
+import functools
 import importlib.util
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from robert_pipeline import __version__
 from robert_pipeline.errors import ConfigError, first_line
@@ -52,23 +52,56 @@ def check() -> None:
 
 def push(points: Sequence[Point]) -> None:
     """Send the points, all with the time of now, waiting at most PUSH_SECONDS. Raises nothing."""
-    said: list[str] = []
+    reasons: list[str] = []
 
     def send() -> None:
+        _complaints().of_thread[threading.get_ident()] = reasons
         try:
-            with _listening(said):
-                if _send(points):
-                    said.clear()
+            if _send(points):
+                reasons.clear()
+            elif not reasons:
+                reasons.append("refused")
         except Exception as error:  # metrics are no reason to fail
-            said.append(first_line(error))
+            reasons.append(first_line(error))
+        finally:
+            del _complaints().of_thread[threading.get_ident()]
 
     sender = threading.Thread(target=send, name="metrics", daemon=True)
     sender.start()
     sender.join(PUSH_SECONDS)
-    if sender.is_alive():
-        said.append(f"not taken within {PUSH_SECONDS:g} s")
-    if said:
-        log.warning("metrics of this run were not sent: %s", "; ".join(dict.fromkeys(said)))
+    if sender.is_alive() and not reasons:
+        reasons.append(f"not taken within {PUSH_SECONDS:g} s")
+    if reasons:
+        endpoint = _first(_ENDPOINTS) or ("the endpoint", "")
+        log.warning("metrics of this run were not sent: %s (see %s)", reasons[0], endpoint[0])
+
+
+class _Complaints(logging.Handler):
+    """What the exporter logs while a thread sends: the first of it is why, in one line of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_thread: dict[int, list[str]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the innermost error, where it names one, else the message."""
+        errors = [argument for argument in record.args or () if isinstance(argument, Exception)]
+        reason = first_line(_innermost(errors[0])) if errors else record.getMessage()
+        self.of_thread.get(record.thread or 0, []).append(reason)
+
+
+@functools.cache
+def _complaints() -> _Complaints:
+    handler, exporters = _Complaints(), logging.getLogger(_EXPORTER)
+    exporters.addHandler(handler)
+    exporters.propagate = False
+    return handler
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
 
 
 def _send(points: Sequence[Point]) -> bool:
@@ -95,24 +128,6 @@ def _send(points: Sequence[Point]) -> bool:
     finally:
         exporter.shutdown()
         provider.shutdown()
-
-
-@contextmanager
-def _listening(said: list[str]) -> Iterator[None]:
-    """Gather what the exporter logs: one line of ours says it, not a line a try."""
-
-    class Gather(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.append(first_line(Exception(record.getMessage())))
-
-    exporters, handler = logging.getLogger(_EXPORTER), Gather()
-    exporters.addHandler(handler)
-    exporters.propagate = False
-    try:
-        yield
-    finally:
-        exporters.removeHandler(handler)
-        exporters.propagate = True
 
 
 def _first(names: Sequence[str]) -> tuple[str, str] | None:
