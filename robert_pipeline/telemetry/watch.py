@@ -73,7 +73,10 @@ class Subject:
 class _Run:
     verb: Verb
     subject: Subject
-    started: float
+    since: float = 0.0
+    """When the outermost of its verbs began that are at work, by the monotonic clock."""
+    seconds: float = 0.0
+    """At work; what passes between planning and what is planned for is not."""
     depth: int = 0
     points: list[Point] = field(default_factory=list)
 
@@ -143,9 +146,9 @@ def _watching(verb: Verb, subject: Subject) -> Iterator[list[object]]:
 
 def _enter(verb: Verb, subject: Subject) -> _Run:
     with _lock:
-        run = _runs.get(subject.run_id) or _Run(verb=verb, subject=subject, started=time.monotonic())
+        run = _runs.get(subject.run_id) or _Run(verb=verb, subject=subject)
         if run.depth == 0:
-            run.verb, run.subject = verb, subject
+            run.verb, run.subject, run.since = verb, subject, time.monotonic()
         if subject.run_id:
             _runs[subject.run_id] = run
         run.depth += 1
@@ -164,6 +167,8 @@ def _leave(
             partition = partition_label(subject.partitions)
             run.points.append(STAGE_DURATION.point(seconds, stage=verb, partition=partition, outcome=outcome))
         run.depth -= 1
+        if run.depth == 0:
+            run.seconds += time.monotonic() - run.since
         # Planning alone is told of with what is planned for.
         if run.depth or (verb == "plan" and outcome == "ok"):
             return
@@ -173,7 +178,7 @@ def _leave(
 
 def _totals(run: _Run, outcome: Outcome) -> Iterator[Point]:
     whose = {"verb": run.verb, "partition": partition_label(run.subject.partitions), "run_id": run.subject.run_id}
-    yield RUN_DURATION.point(time.monotonic() - run.started, outcome=outcome, **whose)
+    yield RUN_DURATION.point(run.seconds, outcome=outcome, **whose)
     documents = [point for point in run.points if point.instrument is DOCUMENTS]
     stages = {point.attribute("stage") for point in documents}
     account = next((stage for stage in _ACCOUNTS if stage in stages), None)

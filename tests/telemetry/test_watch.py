@@ -23,8 +23,10 @@ from robert_pipeline.runs.score import score
 from robert_pipeline.runs.train import train
 from robert_pipeline.storage.claims import claimed, open_claims
 from robert_pipeline.telemetry.export import PUSH_SECONDS
-from robert_pipeline.telemetry.instruments import INSTRUMENTS
+from robert_pipeline.telemetry.instruments import GPU_BUSY, INSTRUMENTS
 from robert_pipeline.telemetry.watch import Verb
+from robert_pipeline.terminal import encoder_speed
+from robert_pipeline.types import EncoderUse
 from tests.e2e.conftest import write_settings
 from tests.history import write_history
 from tests.otlp import receiving, silence
@@ -80,11 +82,15 @@ def test_planning_counts_with_what_is_planned_for(project, tmp_path, receiver):
     settings = copy_of(project, tmp_path)
     planned = plan(settings, partitions=[LEARN], run_id="r")
     assert receiver.pushes == []
+    time.sleep(2)
+    started = time.monotonic()
     score(planned, model=settings.model)
+    scoring = time.monotonic() - started
     sent = receiver.only()
     assert outcomes(sent) == [{"verb": "score", "partition": LEARN, "outcome": "ok"}]
     assert {had["stage"] for had in sent.attributes("robert.stage.duration")} == {"plan", "score"}
-    assert sent.value("robert.run.duration") >= sent.value("robert.stage.duration", stage="score")
+    seconds = sent.value("robert.run.duration")
+    assert sent.value("robert.stage.duration", stage="score") <= seconds < scoring + 1
 
 
 def test_a_plan_that_fails_is_told_of(project, tmp_path, receiver):
@@ -135,6 +141,15 @@ def test_several_partitions_are_counted_one_by_one(project, tmp_path, receiver):
     assert sent.value("robert.documents", partition=LEARN, result="encoded") == 40
     assert sent.value("robert.documents", partition=LABEL, result="rejected") == 5
     assert sent.value("robert.run.documents") == 50
+
+
+def test_a_gpu_is_told_of_where_one_was_watched(project, tmp_path):
+    """A GPU that starves would be seen by nobody, or a machine without one be called idle."""
+    report = embed(elsewhere(project, tmp_path), partitions=[LABEL], run_id="r")
+    watched = replace(report, encoder_use=report.encoder_use + EncoderUse(gpu_seconds=4.0, gpu_busy_seconds=3.0))
+    assert [point.value for point in report.points() if point.instrument is GPU_BUSY] == []
+    assert [point.value for point in watched.points() if point.instrument is GPU_BUSY] == [0.75]
+    assert "GPU busy 75%" in encoder_speed(watched)
 
 
 def test_a_trained_head_tells_how_good_it_is(project, tmp_path, receiver):
