@@ -67,9 +67,9 @@ lock: $(LOCK_VENV)/bin/uv  ## write the lock files anew; UPGRADE=1 moves every p
 	$(if $(UPGRADE),: >,cat requirements.lock requirements-torch.lock >) .cache/all.lock
 	$< pip compile --quiet --universal --python-version 3.11 --extra demo --extra dev --generate-hashes \
 		--no-emit-index-url --output-file .cache/all.lock pyproject.toml requirements.in >/dev/null
-	awk '/^[a-z0-9]/ { torch = /^(torch|triton|nvidia-|cuda-)/ } !torch' .cache/all.lock > requirements.lock
+	awk '/^[a-z0-9]/ { torch = /^(torch|triton|nvidia-|cuda-)/ && !/^nvidia-ml-py/ } !torch' .cache/all.lock > requirements.lock
 	{ echo '# torch and what its CUDA build brings along, without hashes. Written by: make lock'; \
-	  awk '/^(torch|triton|nvidia-|cuda-)/ { sub(/ \\$$/, ""); print }' .cache/all.lock; } > requirements-torch.lock
+	  awk '/^(torch|triton|nvidia-|cuda-)/ && !/^nvidia-ml-py/ { sub(/ \\$$/, ""); print }' .cache/all.lock; } > requirements-torch.lock
 
 clean:  ## remove all that make has built: .venv, demo, caches
 	rm -rf .venv demo build dist .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

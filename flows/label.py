@@ -23,6 +23,7 @@ from robert_pipeline.runs.publish import PublishReport
 from robert_pipeline.runs.score import ScoreReport
 from robert_pipeline.storage.heads import has_head
 from robert_pipeline.storage.registry import with_current_head
+from robert_pipeline.telemetry.watch import observed
 
 
 @task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=is_transient)
@@ -79,10 +80,16 @@ def label_partitions(
         raise ConfigError("the flow was given no partition to label", fix="Name at least one")
     if retrain and not learn_from:
         raise ConfigError("the flow was asked to retrain and given nothing to learn from", fix="Name it in learn_from")
+    return _label(settings, partitions, learn_from or [], retrain, run_id=new_run_id())
+
+
+@observed("label")
+def _label(
+    settings: Settings, partitions: list[str], learn_from: list[str], retrain: bool, *, run_id: str
+) -> LabelReport:
     log = get_run_logger()
-    run_id = new_run_id()
     labelling = choose_head(settings)
-    learning = list(learn_from or ()) if retrain or not has_head(labelling.model) else []
+    learning = learn_from if retrain or not has_head(labelling.model) else []
     trains_its_own = bool(learning) and labelling.model == settings.model
     to_embed = plan(labelling, [*learning, *partitions], run_id, trains_first=trains_its_own)
     log.info("run %s: %d units to embed", run_id, to_embed)

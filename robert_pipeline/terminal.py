@@ -153,9 +153,10 @@ def counted(count: int, noun: str) -> str:
 def encoder_speed(report: "EmbedReport") -> str:
     """How well a run that embedded something used the machine."""
     use = report.encoder_use
+    gpu = f", GPU busy {use.gpu_busy_share:.0%}" if use.gpu_seconds else ""
     return (
         f"{report.encoded_tokens_per_second:,.0f} tokens/s with overlap, {use.padding_share:.1%} padding, "
-        f"{use.ceiling_share:.0%} of what the matrix products alone would reach; "
+        f"{use.ceiling_share:.0%} of what the matrix products alone would reach{gpu}; "
         f"{report.hours_per_million_documents:,.1f} hours per million documents"
     )
 

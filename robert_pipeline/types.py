@@ -148,13 +148,13 @@ class EncoderUse:
     encoded_tokens: int = 0
     computed_tokens: int = 0
     ceiling_tokens: float = 0.0
+    gpu_seconds: float = 0.0
+    """In which a GPU was watched."""
+    gpu_busy_seconds: float = 0.0
+    """Those of them in which it had work."""
 
     def __add__(self, other: "EncoderUse") -> "EncoderUse":
-        return EncoderUse(
-            encoded_tokens=self.encoded_tokens + other.encoded_tokens,
-            computed_tokens=self.computed_tokens + other.computed_tokens,
-            ceiling_tokens=self.ceiling_tokens + other.ceiling_tokens,
-        )
+        return EncoderUse(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(EncoderUse)})
 
     @property
     def padding_share(self) -> float:
@@ -165,6 +165,11 @@ class EncoderUse:
     def ceiling_share(self) -> float:
         """Of the tokens at the ceiling, everything counted that was done beside the encoder."""
         return self.encoded_tokens / self.ceiling_tokens if self.ceiling_tokens else 0.0
+
+    @property
+    def gpu_busy_share(self) -> float:
+        """Of the seconds in which a GPU was watched."""
+        return self.gpu_busy_seconds / self.gpu_seconds if self.gpu_seconds else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

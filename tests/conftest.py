@@ -13,6 +13,9 @@ import pytest
 
 from robert_pipeline.config import EncoderSource
 
+for name in [name for name in os.environ if name.startswith("OTEL_")]:
+    del os.environ[name]
+
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("suite")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 from corpora import SMALL_CHUNKS, plan_partition, write_file
 
 from robert_pipeline.config import Embedding, EncoderSource, Settings, text_hash
@@ -34,6 +35,7 @@ class CountingEncoder:
     dimension = DIMENSION
     concurrency = 1
     batch_tokens = 4_000
+    device = torch.device("cpu")
 
     def __init__(self):
         self.sequences = 0

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKAGES = ("schemas", "robert_pipeline", "flows")
 HEAVY = ("torch", "transformers", "apache_beam", "prefect", "datasets", "sklearn", "pyiceberg", "duckdb")
-TORCH_FAMILY = re.compile(r"torch|triton|nvidia-.+|cuda-.+")
+TORCH_FAMILY = re.compile(r"torch|triton|nvidia-(?!ml-py).+|cuda-.+")
 
 PIN = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>[^ ;\\]+)(?: ; (?P<marker>[^\\]+?))?(?P<more> \\)?")
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}(?P<more> \\)?")
@@ -166,5 +166,5 @@ def test_wheel_holds_every_module(tmp_path: Path) -> None:
 def test_extras_are_what_the_tests_use() -> None:
     """If it failed, an extra would bring another release than the one that its tests have seen."""
     extras = PROJECT["optional-dependencies"]
-    brought = {str(Requirement(text)) for name in ("delta", "postgres") for text in extras[name]}
+    brought = {str(Requirement(text)) for name in ("delta", "metrics", "postgres") for text in extras[name]}
     assert brought <= {str(Requirement(text)) for text in extras["dev"]}

@@ -64,7 +64,7 @@ class Encoder:
         self._shapes = linear_shapes(model)
         self._model = model.to(device).eval()  # type: ignore[arg-type]  # transformers annotates `to` for its own types
         self._pooling = pooling
-        self._device = device
+        self.device = device
         self.dimension = int(model.config.hidden_size)
         self._hidden, self.way = token_states(self._model, pad_id=pad_id, kernel=kernel)
         self._pads = isinstance(self._hidden, PaddedModel)
@@ -86,7 +86,7 @@ class Encoder:
 
     def prepare_thread(self) -> None:
         """One batch a core beats one batch over all cores: no waiting for one another at every operation."""
-        if self._device.type == "cpu":
+        if self.device.type == "cpu":
             torch.set_num_threads(1)
 
     def __call__(self, batch: TokenBatch) -> NDArray[np.float32]:
@@ -114,8 +114,8 @@ class Encoder:
         """Tokens a second that the matrix products alone would do here, measured once, in a fraction of a second."""
         return ceiling_tokens_per_second(
             self._shapes,
-            device=self._device,
-            dtype=getattr(torch, fast_precision(self._device)),
+            device=self.device,
+            dtype=getattr(torch, fast_precision(self.device)),
             batch_tokens=self.batch_tokens,
             threads=self.concurrency,
         )

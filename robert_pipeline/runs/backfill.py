@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Literal
+from typing import IO, Literal, get_args
 
 from robert_pipeline.core.price import SECONDS_PER_HOUR, Estimate
 from robert_pipeline.errors import StoreError
@@ -24,6 +24,8 @@ from robert_pipeline.runs.partition_process import CLAIMED, REFUSED, Request, st
 from robert_pipeline.storage.claims import open_claims
 from robert_pipeline.storage.run_records import find_record, write_crash
 from robert_pipeline.storage.store import partition_folder
+from robert_pipeline.telemetry.instruments import BACKFILL_PARTITIONS, Point
+from robert_pipeline.telemetry.watch import observed
 
 TRY_AGAIN_SECONDS = (10.0, 60.0)
 """Waits before a partition whose process crashed, or failed for a reason that may go away, is tried again."""
@@ -74,11 +76,17 @@ class BackfillReport:
         price = self.estimate.price_per_hour
         return None if price is None else self.hours * price
 
+    def points(self) -> Iterator[Point]:
+        """Partitions by how they ended: those too whose process was killed and could tell nobody."""
+        for ending in get_args(Ending):
+            yield BACKFILL_PARTITIONS.point(self.count(ending), ending=ending)
+
 
 Listener = Callable[[BackfilledPartition, int], None]
 """Called with every partition that has ended, and how many have."""
 
 
+@observed("backfill")
 def run_backfill(
     planned: BackfillPlan,
     *,

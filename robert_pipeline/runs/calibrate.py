@@ -16,6 +16,7 @@ from robert_pipeline.runs.labelled import head_logits, read_training_set
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.runs.score import load_head_for
 from robert_pipeline.storage.heads import load_learned_keys, save_head
+from robert_pipeline.telemetry.watch import observed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,7 @@ class CalibrateReport:
     accuracy: float
 
 
+@observed("calibrate")
 def calibrate(settings: Settings, planned: Plan) -> CalibrateReport:
     """Calibrate the head in `settings.model` on the labelled documents of the planned partitions, and save it.
 

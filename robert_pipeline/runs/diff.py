@@ -28,6 +28,7 @@ from robert_pipeline.storage.heads import load_head, load_learned_keys
 from robert_pipeline.storage.registry import current_head
 from robert_pipeline.storage.shards import ChunkTable, EmbeddingShard, open_shard
 from robert_pipeline.storage.store import open_store
+from robert_pipeline.telemetry.watch import observed
 from robert_pipeline.types import Document, WorkUnit
 
 JSON_FILE = "diff.json"
@@ -69,6 +70,7 @@ def read_contestant(folder: str) -> Contestant:
     return Contestant(folder=folder, head=load_head(folder), learned_keys=load_learned_keys(folder))
 
 
+@observed("diff")
 def diff(
     settings: Settings,
     *,

@@ -1,7 +1,7 @@
 """Embed what is missing of some partitions, and account for every row."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -14,6 +14,16 @@ from robert_pipeline.stages.embedding import EmbedJob
 from robert_pipeline.storage.content_index import refresh_index
 from robert_pipeline.storage.shards import ShardHeader, open_shard
 from robert_pipeline.storage.store import Store, open_store
+from robert_pipeline.telemetry.instruments import (
+    DOCUMENTS,
+    ENCODER_CEILING,
+    ENCODER_PADDING,
+    GPU_BUSY,
+    TOKENS,
+    Point,
+    partition_label,
+)
+from robert_pipeline.telemetry.watch import observed
 from robert_pipeline.types import Counts, EncoderUse, WorkUnit
 
 READERS = 8
@@ -33,6 +43,8 @@ class EmbedReport:
     seconds: float
     encoder_use: EncoderUse = field(default_factory=EncoderUse)
     """Of the units of this run: padding, and the share of the machine's ceiling."""
+    by_partition: tuple[tuple[str, Counts], ...] = ()
+    """`embedded`, by partition; those of which nothing was embedded are left out."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -54,12 +66,28 @@ class EmbedReport:
         """What a million documents like these would take at the pace of this run."""
         return self.seconds / 3600 * 1e6 / self.embedded.documents if self.embedded.documents else 0.0
 
+    def points(self) -> Iterator[Point]:
+        """Documents and tokens of this run by partition, and how well the machine was used."""
+        for name, counts in self.by_partition:
+            yield DOCUMENTS.point(counts.encoded, stage="embed", partition=name, result="encoded")
+            yield DOCUMENTS.point(counts.reused, stage="embed", partition=name, result="reused")
+            yield DOCUMENTS.point(counts.rejected, stage="embed", partition=name, result="rejected")
+            yield TOKENS.point(counts.encoded_tokens, partition=name, result="encoded")
+            yield TOKENS.point(counts.reused_tokens, partition=name, result="reused")
+        partition = partition_label(name for name, _ in self.by_partition)
+        if self.encoder_use.encoded_tokens:
+            yield ENCODER_CEILING.point(self.encoder_use.ceiling_share, partition=partition)
+            yield ENCODER_PADDING.point(self.encoder_use.padding_share, partition=partition)
+        if self.encoder_use.gpu_seconds:
+            yield GPU_BUSY.point(self.encoder_use.gpu_busy_share, partition=partition)
+
 
 def embed(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) -> EmbedReport:
     """Plan and embed the named partitions, or all."""
     return embed_plan(plan(settings, partitions=partitions, run_id=run_id))
 
 
+@observed("embed")
 def embed_plan(planned: Plan) -> EmbedReport:
     """Embed a plan's missing units.
 
@@ -76,6 +104,9 @@ def embed_plan(planned: Plan) -> EmbedReport:
         unit: header for partition in planned.partitions for unit, header in partition_headers(planned, partition)
     }
     new = [headers[unit.unit_id] for unit in missing]
+    by_partition: dict[str, Counts] = {}
+    for unit, header in zip(missing, new, strict=True):
+        by_partition[unit.partition] = by_partition.get(unit.partition, Counts()) + header.counts
     return EmbedReport(
         counts=sum((header.counts for header in headers.values()), Counts()),
         embedded=sum((header.counts for header in new), Counts()),
@@ -83,6 +114,7 @@ def embed_plan(planned: Plan) -> EmbedReport:
         embedded_unit_count=len(missing),
         seconds=seconds,
         encoder_use=sum((header.encoder_use for header in new), EncoderUse()),
+        by_partition=tuple(by_partition.items()),
     )
 
 

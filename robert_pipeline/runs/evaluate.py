@@ -28,6 +28,7 @@ from robert_pipeline.runs.score import load_head_for
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.heads import load_learned_keys
 from robert_pipeline.storage.training_set import TrainingSet
+from robert_pipeline.telemetry.watch import observed
 
 JSON_FILE = "evaluation.json"
 PAGE_FILE = "evaluation.html"
@@ -72,6 +73,7 @@ class EvaluateReport:
     page_path: str
 
 
+@observed("evaluate")
 def evaluate(
     settings: Settings,
     planned: Plan,
@@ -111,6 +113,7 @@ def evaluate(
     return _write(evaluation, out)
 
 
+@observed("evaluate")
 def evaluate_head(settings: Settings, planned: Plan, *, out: str) -> EvaluateReport:
     """Judge the head in `settings.model` as it is on the labelled documents of the planned partitions.
 

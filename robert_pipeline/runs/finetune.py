@@ -38,6 +38,7 @@ from robert_pipeline.storage.encoders.load import attention_kernel, training_ker
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.token_set import TokenSet, build_token_set
 from robert_pipeline.storage.training_state import load_state, save_state
+from robert_pipeline.telemetry.watch import observed
 from robert_pipeline.types import Document, Reject
 
 STATE_FOLDER = ".finetune"
@@ -81,6 +82,7 @@ class FinetuneReport:
     """How the encoder computed."""
 
 
+@observed("finetune")
 def finetune(
     settings: Settings,
     planned: Plan,

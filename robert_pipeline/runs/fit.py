@@ -48,6 +48,7 @@ from robert_pipeline.storage.encoders.checkpoint import load_checkpoint
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.heads import save_head
 from robert_pipeline.storage.training_set import TrainingSet
+from robert_pipeline.telemetry.watch import observed
 
 CARD_FILE = "README.md"
 ENCODER_FOLDER = "encoder"
@@ -78,6 +79,7 @@ def sane_settings(settings: Settings, documents: int) -> Settings:
     return replace(settings, training=replace(settings.training, validation_fraction=share))
 
 
+@observed("fit")
 def fit(
     settings: Settings,
     planned: Plan,

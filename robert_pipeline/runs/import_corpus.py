@@ -10,6 +10,7 @@ from robert_pipeline.config import Columns
 from robert_pipeline.errors import ConfigError, CorpusError
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.sources import open_source
+from robert_pipeline.telemetry.watch import observed
 from schemas import DOCUMENTS
 
 FILE_NAME = "part-00000.parquet"
@@ -30,6 +31,7 @@ class ImportReport:
     left_out: tuple[str, ...]
 
 
+@observed("import")
 def import_corpus(
     source: str,
     *,

@@ -9,6 +9,7 @@ from robert_pipeline.runs.publish import PublishReport, publish
 from robert_pipeline.runs.score import ScoreReport, load_head_for, score
 from robert_pipeline.storage.registry import current_head, with_current_head
 from robert_pipeline.storage.warehouse import open_warehouse
+from robert_pipeline.telemetry.watch import observed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +21,7 @@ class LabelReport:
     publish: PublishReport
 
 
+@observed("label")
 def label(settings: Settings, planned: Plan, *, force: bool = False) -> LabelReport:
     """Label the planned partitions with the head that labels: the one promoted last, unless `settings` say otherwise.
 

@@ -5,8 +5,10 @@ from typing import cast
 from robert_pipeline.config import Warehouse
 from robert_pipeline.storage.warehouse import TABLES, TableName, open_warehouse
 from robert_pipeline.storage.warehouse.sink import Upkeep, UpkeepReport, Version, contract_of
+from robert_pipeline.telemetry.watch import observed
 
 
+@observed("maintain")
 def maintain(warehouse: Warehouse, upkeep: Upkeep, *, dry_run: bool) -> tuple[UpkeepReport, ...]:
     """Maintain every published table; with `dry_run`, only say what would be done. Raises WarehouseError."""
     sink = open_warehouse(warehouse)

@@ -26,6 +26,7 @@ from robert_pipeline.runs.score import ScoreReport
 from robert_pipeline.storage.claims import claimed, open_claims
 from robert_pipeline.storage.registry import with_current_head
 from robert_pipeline.storage.run_records import RunRecord, write_record
+from robert_pipeline.telemetry.watch import observed
 
 log = logging.getLogger(__name__)
 Clock = Callable[[], float]
@@ -75,6 +76,7 @@ class PartitionReport:
     sample: RateSample
 
 
+@observed("label")
 def run_partition(
     settings: Settings,
     partition: str,

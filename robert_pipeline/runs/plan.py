@@ -16,6 +16,7 @@ from robert_pipeline.storage.corpus import Corpus, open_corpus
 from robert_pipeline.storage.encoders import EncoderIdentity, identify_encoder
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.store import open_store
+from robert_pipeline.telemetry.watch import Subject, observed
 from robert_pipeline.types import WorkUnit
 
 
@@ -66,6 +67,11 @@ class Plan:
         """Raise StoreError where a shard is missing, naming the partition."""
         require_embedded(self.partitions)
 
+    @property
+    def subject(self) -> Subject:
+        """Which run works on what."""
+        return Subject(run_id=self.job.run_id, partitions=tuple(part.partition for part in self.partitions))
+
     def embedded(self) -> "Plan":
         """The same plan once its missing units have been embedded."""
         return replace(self, partitions=tuple(replace(partition, missing=()) for partition in self.partitions))
@@ -76,6 +82,7 @@ def list_partitions(settings: Settings) -> list[str]:
     return open_corpus(settings.corpus, settings.columns).partitions()
 
 
+@observed("plan")
 def plan(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) -> Plan:
     """Plan the named partitions, each once, or all. Raises CorpusError or EncoderError before any work is done."""
     corpus = open_corpus(settings.corpus, settings.columns)

@@ -1,7 +1,7 @@
 """A Parquet file in, prediction rows out: no warehouse, and no store that stays unless one is named."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from robert_pipeline.runs.score import load_head_for, score
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.heads import load_head
 from robert_pipeline.storage.rejects import write_rejects
+from robert_pipeline.telemetry.instruments import DOCUMENTS, Point
+from robert_pipeline.telemetry.watch import observed
 from schemas import PREDICTIONS
 
 
@@ -30,7 +32,13 @@ class PredictReport:
     rejects_path: str | None
     embed: EmbedReport
 
+    def points(self) -> Iterator[Point]:
+        """What became of the documents; a file has no partition."""
+        yield DOCUMENTS.point(self.labelled, stage="predict", partition="", result="labelled")
+        yield DOCUMENTS.point(self.rejected, stage="predict", partition="", result="rejected")
 
+
+@observed("predict")
 def predict(
     source: str,
     *,

@@ -14,6 +14,7 @@ from robert_pipeline.storage.heads import has_head
 from robert_pipeline.storage.promotions import Promotion, add_entry, read_ledger, standing
 from robert_pipeline.storage.registry import register_head, registered
 from robert_pipeline.storage.warehouse import open_warehouse
+from robert_pipeline.telemetry.watch import observed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +42,7 @@ def this_user() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+@observed("promote")
 def promote(
     settings: Settings,
     *,
@@ -92,6 +94,7 @@ def promote(
     return PromoteReport(entry=entry, folder=folder, diff=compared)
 
 
+@observed("rollback")
 def rollback(
     settings: Settings, *, decided_by: str, reason: str | None = None, run_id: str, clock: Callable[[], datetime] = _now
 ) -> PromoteReport:

@@ -1,5 +1,7 @@
 """Replace partitions of the published tables by what a head made of them, in one commit a table."""
 
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from robert_pipeline.config import Settings, fingerprint
@@ -9,6 +11,8 @@ from robert_pipeline.runs.plan import PartitionPlan, Plan
 from robert_pipeline.runs.score import load_head_for
 from robert_pipeline.storage.registry import current_head
 from robert_pipeline.storage.warehouse import Commit, open_warehouse
+from robert_pipeline.telemetry.instruments import DOCUMENTS, PUBLISH_TIMESTAMP, Point
+from robert_pipeline.telemetry.watch import observed
 from schemas import PREDICTIONS, REJECTS
 
 
@@ -29,8 +33,18 @@ class PublishReport:
 
     partitions: tuple[PublishedPartition, ...]
     location: str
+    head_fingerprint: str
+
+    def points(self) -> Iterator[Point]:
+        """What became of the documents of each partition, and that it is published now."""
+        for published in self.partitions:
+            name = published.partition
+            yield DOCUMENTS.point(published.labelled, stage="publish", partition=name, result="labelled")
+            yield DOCUMENTS.point(published.rejected, stage="publish", partition=name, result="rejected")
+            yield PUBLISH_TIMESTAMP.point(time.time(), partition=name, head=self.head_fingerprint)
 
 
+@observed("publish")
 def publish(settings: Settings, planned: Plan, *, force: bool = False) -> PublishReport:
     """Publish the planned partitions as the head that labels has scored them: see `label`.
 
@@ -59,7 +73,9 @@ def publish(settings: Settings, planned: Plan, *, force: bool = False) -> Publis
                 commit=commit,
             )
         )
-    return PublishReport(partitions=tuple(done), location=sink.location("predictions"))
+    return PublishReport(
+        partitions=tuple(done), location=sink.location("predictions"), head_fingerprint=head_fingerprint
+    )
 
 
 def planned_of(commit_key: str) -> str:

@@ -13,6 +13,7 @@ from robert_pipeline.runs.plan import PartitionPlan, Plan, plan
 from robert_pipeline.runs.rejects import heads, unit_rejects
 from robert_pipeline.storage.store import open_store, partition_folder
 from robert_pipeline.storage.warehouse import Commit, open_warehouse
+from robert_pipeline.telemetry.watch import Subject, observed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +33,11 @@ class ReplayPlan:
     planned: Plan
     rejected: dict[str, int]
     """Rejected rows by partition: those published, or where none are, those in the store."""
+
+    @property
+    def subject(self) -> Subject:
+        """Which run works on what."""
+        return self.planned.subject
 
 
 def plan_replay(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) -> ReplayPlan:
@@ -57,6 +63,7 @@ def plan_replay(settings: Settings, *, partitions: Sequence[str] = (), run_id: s
     )
 
 
+@observed("replay")
 def replay(settings: Settings, replayed: ReplayPlan) -> tuple[ReplayedPartition, ...]:
     """Embed, score and publish the partitions again; gives nothing where there are none.
 

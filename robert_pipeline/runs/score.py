@@ -8,6 +8,7 @@ from robert_pipeline.runs.plan import Plan
 from robert_pipeline.stages.scoring import ScoreJob, ShardName
 from robert_pipeline.storage.heads import load_head
 from robert_pipeline.storage.store import open_store
+from robert_pipeline.telemetry.watch import observed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +33,7 @@ def load_head_for(planned: Plan, *, model: str) -> TrainedHead:
     return head
 
 
+@observed("score")
 def score(planned: Plan, *, model: str, contributions: bool = False) -> ScoreReport:
     """Score the planned partitions' shards, those that are scored already left out.
 

@@ -18,6 +18,7 @@ from robert_pipeline.runs.store_inventory import READERS, read_headers
 from robert_pipeline.storage.content_index import index_shards, read_hashes
 from robert_pipeline.storage.files import FileEntry, Files
 from robert_pipeline.storage.store import ShardPlace, Store, open_store, partition_folder
+from robert_pipeline.telemetry.watch import observed
 
 Clock = Callable[[], float]
 
@@ -64,6 +65,7 @@ class GcReport:
         return sum(item.size_bytes for item in self.garbage)
 
 
+@observed("gc")
 def collect_garbage(
     settings: Settings,
     *,

@@ -17,6 +17,7 @@ from robert_pipeline.storage.hash_runs import RunError, open_run
 from robert_pipeline.storage.heads import has_head
 from robert_pipeline.storage.registry import current_head
 from robert_pipeline.storage.store import ShardPlace, Store, open_store, partition_folder
+from robert_pipeline.telemetry.watch import observed
 
 
 class Outcome(StrEnum):
@@ -59,6 +60,7 @@ class _Damage:
     problem: str
 
 
+@observed("verify")
 def verify_store(settings: Settings, *, check_only: bool = False, run_id: str) -> VerifyReport:
     """Check seals, page checksums, contracts, counts, fingerprints and that vectors are finite, in every shard.
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from robert_pipeline.core.train import Epoch
 from robert_pipeline.runs.labelled import origin_of, read_training_set
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.storage.heads import save_head
+from robert_pipeline.telemetry.instruments import TRAIN_ACCURACY, Point
+from robert_pipeline.telemetry.watch import observed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +35,12 @@ class TrainReport:
     best_epoch: int
     seconds: float
 
+    def points(self) -> Iterator[Point]:
+        """How good the head is."""
+        yield TRAIN_ACCURACY.point(self.held_out_accuracy, head=self.head.fingerprint)
 
+
+@observed("train")
 def train(settings: Settings, planned: Plan, *, on_epoch: Callable[[Epoch], None] = lambda _: None) -> TrainReport:
     """Train `settings.head` on the planned partitions, all of whose shards must exist; calibrate; save the head.
 

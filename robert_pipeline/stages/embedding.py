@@ -13,6 +13,7 @@ from pathlib import Path
 
 from robert_pipeline.config import Chunking, Columns, Embedding, EncoderSource
 from robert_pipeline.core.embed import BatchBudget
+from robert_pipeline.core.gpu_busy import GpuBusy
 from robert_pipeline.errors import EncoderError
 from robert_pipeline.native.allocator import give_back_memory
 from robert_pipeline.stages.block import BlockEncoder, embed_block, place_name
@@ -166,14 +167,15 @@ def _write_shard(
     )
     is_unit = isinstance(of, WorkUnit)
     counts = Counts()
-    for block in _blocks(documents, job.embedding.block_bytes):
-        done = embed_block(block, encoder)
-        writer.write(done.rows)
-        rejects += done.rejects
-        counts += done.counts
-        give_back_memory()
-        if is_unit:
-            report(Done(stage="embedding", documents=done.counts.documents))
+    with GpuBusy(loaded.encoder.device) as gpu:
+        for block in _blocks(documents, job.embedding.block_bytes):
+            done = embed_block(block, encoder)
+            writer.write(done.rows)
+            rejects += done.rejects
+            counts += done.counts
+            give_back_memory()
+            if is_unit:
+                report(Done(stage="embedding", documents=done.counts.documents))
     if is_unit:
         report(Done(stage="embedding", documents=len(rejects)))
         counts += Counts(documents=len(rejects), rejected=len(rejects))
@@ -187,7 +189,7 @@ def _write_shard(
         vector_dtype=job.embedding.vector_dtype,
         run_id=job.run_id,
         embed_seconds=clock() - started,
-        encoder_use=loaded.encoder.take_use(seconds=clock() - started),
+        encoder_use=loaded.encoder.take_use(seconds=clock() - started) + gpu.use,
         encoder_name=job.encoder.name,
         source_fingerprint=job.source_fingerprint,
     )

@@ -1,0 +1,1 @@
+"""What runs tell an operator's metrics: which figures there are, whose they are, and how they leave the process."""
