@@ -1,5 +1,6 @@
 """A real server with a real worker, as `make serve` starts them, and what a person would see of them."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -55,6 +56,26 @@ def children_of(pid):
     return found
 
 
+def processes_with(variable):
+    """Processes that carry NAME=VALUE in their environment, the youngest first, whoever their parents are."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if variable.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+    return sorted(found, reverse=True)
+
+
+def kill_9(pids):
+    """kill -9 of each that is still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 @dataclass(kw_only=True)
 class Site:
     """`make serve` on a project of its own."""
@@ -80,7 +101,7 @@ class Site:
 
         answer = wait_for(ask, f"an answer to {path}")
         assert answer.status_code < 400, answer.text
-        return answer.json()
+        return answer.json() if answer.content else None
 
     def get(self, path):
         return httpx.get(f"{self.url}/api{path}", timeout=30).json()
@@ -123,6 +144,36 @@ class Site:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    def processes_of_run(self, run_id):
+        """Processes of a flow run, the youngest first."""
+        return processes_with(f"PREFECT__FLOW_RUN_ID={run_id}")
+
+    def kill_run(self, run_id):
+        """kill -9 of the process of a flow run, and of what is below it."""
+        wait_for(lambda: self.processes_of_run(run_id), f"the process of run {run_id}")
+        kill_9(self.processes_of_run(run_id))
+
+    def limit(self):
+        """The slots for embedding, as the server counts them."""
+        return self.get("/v2/concurrency_limits/robert-embedding")
+
+    def call(self, *arguments, environment=None):
+        """Run a module of ours against this server, as an operator does."""
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env={**quiet_environment(), "PREFECT_API_URL": f"{self.url}/api", **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+
+def quiet_environment():
+    """That of the tests, without what they or a person have told Prefect."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {**kept, "PYTHONPATH": str(ROOT)}
+
 
 def free_port():
     with socket.socket() as made:
@@ -154,18 +205,17 @@ def serve(project, tmp_path, database):
     """Start `make serve` on a history of so many days; it ends with the test."""
     started = []
 
-    def start(days, *, sqlite=False):
-        environment = {} if sqlite else database
+    def start(days, *, sqlite=False, **environment):
+        environment |= {} if sqlite else database
         settings = write_history(project, tmp_path, days)
         config = write_settings(settings, tmp_path / "robert.toml")
         port = free_port()
-        quiet = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         log = (tmp_path / "serve.log").open("wb")
         arguments = ["--config", str(config), "--home", str(tmp_path / "prefect"), "--port", str(port)]
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.serve", *arguments],
             cwd=ROOT,
-            env={**quiet, "PYTHONPATH": str(ROOT), **environment},
+            env={**quiet_environment(), **environment},
             stdout=log,
             stderr=log,
         )
@@ -181,8 +231,5 @@ def serve(project, tmp_path, database):
         below = [pid for pid, _ in children_of(site.process.pid)]
         site.process.terminate()
         site.process.wait(60)
-        for pid in below:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        # A run whose worker was killed has another parent by now.
+        kill_9([*below, *processes_with(f"PREFECT_API_URL={site.url}/api")])

@@ -1,0 +1,51 @@
+"""kill -9 of runs together with whoever would notice: the server itself finds out, and nothing stays taken."""
+
+import time
+
+import pytest
+
+from tests.e2e.conftest import kill_9, processes_with, wait_for
+from tests.history import commits, days, write_day
+
+LOST_SECONDS = 120
+SERVER = ("prefect", "server", "start")
+WORKER = ("prefect", "worker", "start")
+MANY = 6_000
+"""Documents that take some time to embed."""
+
+
+def measured(what, seconds):
+    """Say how long something took; pytest -s shows it."""
+    print(f"\n{what}: {seconds:.0f} s")  # noqa: T201 - what the test is for
+    return seconds
+
+
+def take_slot(site):
+    """Have the slot for embedding, so that no run comes past it; gives the lease."""
+    wanted = {"names": ["robert-embedding"], "slots": 1, "mode": "concurrency", "lease_duration": 600}
+    return site.post("/v2/concurrency_limits/increment-with-lease", **wanted)["lease_id"]
+
+
+def wait_until_crashed(site, run_ids, killed, *, seconds, said):
+    """Every run is called crashed, by the automation, in time."""
+    for run_id in run_ids:
+        wait_for(lambda run_id=run_id: site.state(run_id) == "CRASHED", f"{run_id} to be called crashed", seconds=seconds)
+        measured(f"killed to crashed, {said}", time.monotonic() - killed)
+        assert site.runs(id={"any_": [run_id]})[0]["state"]["message"] == f"no sign of life for {said}"
+
+
+def test_the_server_finds_dead_runs_itself_and_the_next_plan_picks_their_partition_up(serve):
+    """A planner and a run that die with their worker would stay Running for ever, and keep others from starting."""
+    site = serve(1)
+    lease = take_slot(site)
+    planner = site.start("backfill/history")
+    child = wait_for(lambda: site.runs(tags={"all_": ["backfill"]}, state={"type": {"any_": ["RUNNING"]}}), "a run")[0]["id"]
+    site.kill(*WORKER)
+    site.kill_run(child)
+    site.kill_run(planner)
+    killed = time.monotonic()
+    site.post("/v2/concurrency_limits/decrement-with-lease", lease_id=lease)
+    wait_until_crashed(site, [child, planner], killed, seconds=LOST_SECONDS, said="90 seconds")
+    assert commits(site.settings) == {}
+    assert site.ended(site.start("backfill/history")) == "COMPLETED"
+    assert commits(site.settings) == dict.fromkeys(days(1), 1)
