@@ -21,7 +21,7 @@ TAG = "robert"
 SILENCE = timedelta(seconds=90)
 """Three heartbeats. The server looks every few seconds, so a dead run is found within two minutes."""
 
-START = timedelta(seconds=120)
+START = timedelta(seconds=100)
 """A process that has not begun its run by then will not: importing everything takes seconds."""
 
 WATCHED = "robert.run.watched"

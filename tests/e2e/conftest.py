@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -132,6 +134,18 @@ class Site:
             "/events/filter", filter={"event": {"name": [name]}, "occurred": {"since": "2020-01-01T00:00:00Z"}}
         )
         return shown["events"]
+
+    def emit(self, event, resource, *, tags=()):
+        """Send an event, as runs do."""
+        related = [{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in tags]
+        sent = {
+            "id": str(uuid.uuid4()),
+            "occurred": datetime.now(UTC).isoformat(),
+            "event": event,
+            "resource": {"prefect.resource.id": resource},
+            "related": related,
+        }
+        assert httpx.post(f"{self.url}/api/events", json=[sent], timeout=30).status_code < 400
 
     def process_of(self, *words):
         """The process id below `make serve` whose command line has all these words."""

@@ -49,3 +49,30 @@ def test_the_server_finds_dead_runs_itself_and_the_next_plan_picks_their_partiti
     assert commits(site.settings) == {}
     assert site.ended(site.start("backfill/history")) == "COMPLETED"
     assert commits(site.settings) == dict.fromkeys(days(1), 1)
+
+
+def test_a_run_killed_before_its_first_heartbeat_is_found_and_one_that_ended_is_left_alone(serve):
+    """A run that dies while it starts would stay Pending for ever; a heartbeat that comes in late would undo an end."""
+    site = serve(1)
+    starting = site.start("label-partition/partition", partition=days(1)[0])
+    wait_for(lambda: site.processes_of_run(starting), "the process of the run")
+    site.kill(*WORKER)
+    site.kill_run(starting)
+    killed = time.monotonic()
+    assert site.state(starting) == "PENDING"
+    begun, ended = (in_state(site, "PENDING", "RUNNING") for _ in range(2))
+    site.post(f"/flow_runs/{ended}/set_state", state={"type": "COMPLETED"})
+    time.sleep(1)
+    site.emit("prefect.flow-run.heartbeat", f"prefect.flow-run.{ended}", tags=["robert"])
+    wait_until_crashed(site, [begun], killed, seconds=LOST_SECONDS, said="90 seconds")
+    wait_until_crashed(site, [starting], killed, seconds=LOST_SECONDS, said="100 seconds")
+    assert site.state(ended) == "COMPLETED"
+
+
+def in_state(site, *states):
+    """A run without a process, in the last of these states; gives its id."""
+    deployment = site.get("/deployments/name/label-partition/partition")["id"]
+    made = site.post(f"/deployments/{deployment}/create_flow_run", state={"type": states[0]})["id"]
+    for state in states[1:]:
+        site.post(f"/flow_runs/{made}/set_state", state={"type": state})
+    return made
