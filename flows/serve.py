@@ -114,6 +114,11 @@ def service_environment(home: Path, host: str, port: int) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         # In memory, the default, a server that dies while a slot is held leaks the slot for ever.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        # A slot whose holder died is found, and asked for again, soon after its lease has ended.
+        "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "5",
+        "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "10",
+        # A worker looks for runs every 10 seconds, and a busy one is no reason to wake anybody.
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "120",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "robert_pipeline",

@@ -106,7 +106,16 @@ class Site:
         return answer.json() if answer.content else None
 
     def get(self, path):
-        return httpx.get(f"{self.url}/api{path}", timeout=30).json()
+        """What is there; the server may be starting again."""
+
+        def ask():
+            try:
+                answer = httpx.get(f"{self.url}/api{path}", timeout=30)
+            except httpx.TransportError:
+                return None
+            return answer if answer.status_code < 500 else None
+
+        return wait_for(ask, f"an answer to {path}").json()
 
     def start(self, deployment, **parameters):
         """Start a run of a deployment, by hand; gives its id."""
@@ -120,6 +129,11 @@ class Site:
     def state(self, run_id):
         runs = self.runs(id={"any_": [run_id]})
         return runs[0]["state"]["type"] if runs else "NONE"
+
+    def running_tasks(self, run_id):
+        """The tasks that a run is at."""
+        found = self.post("/task_runs/filter", flow_runs={"id": {"any_": [run_id]}})
+        return {task["name"].rpartition("-")[0] for task in found if task["state_type"] == "RUNNING"}
 
     def ended(self, run_id):
         """The state that a run ends in."""

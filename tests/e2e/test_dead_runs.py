@@ -4,14 +4,14 @@ import time
 
 import pytest
 
-from tests.e2e.conftest import kill_9, processes_with, wait_for
+from tests.e2e.conftest import wait_for
 from tests.history import commits, days, write_day
 
 LOST_SECONDS = 120
 SERVER = ("prefect", "server", "start")
 WORKER = ("prefect", "worker", "start")
-MANY = 6_000
-"""Documents that take some time to embed."""
+MANY = 100_000
+"""Documents that take a minute to embed."""
 
 
 def measured(what, seconds):
@@ -67,6 +67,29 @@ def test_a_run_killed_before_its_first_heartbeat_is_found_and_one_that_ended_is_
     wait_until_crashed(site, [begun], killed, seconds=LOST_SECONDS, said="90 seconds")
     wait_until_crashed(site, [starting], killed, seconds=LOST_SECONDS, said="100 seconds")
     assert site.state(ended) == "COMPLETED"
+
+
+@pytest.mark.parametrize("server_too", [False, True], ids=["run", "run and server"])
+def test_the_slot_of_a_killed_run_is_free_within_two_minutes(serve, server_too):
+    """A run killed for memory, or a server that restarts, would keep the GPU from every later run."""
+    site = serve(1)
+    write_day(site.folder / "corpus", "day=2026-03-01", MANY)
+    holder = site.start("label-partition/partition", partition="day=2026-03-01")
+    wait_for(lambda: site.limit()["active_slots"] == 1, "the first run to embed")
+    waiting = site.start("label-partition/partition", partition=days(1)[0])
+    wait_for(lambda: "embed" in site.running_tasks(waiting), "the second run to ask for the slot")
+    if server_too:
+        site.kill(*SERVER)
+        time.sleep(1)
+        assert site.limit()["active_slots"] == 1
+    assert site.state(holder) == "RUNNING", "it was killed while it embedded"
+    site.kill_run(holder)
+    killed = time.monotonic()
+    wait_for(lambda: commits(site.settings), "the second run to publish", seconds=LOST_SECONDS)
+    measured("killed to published by the run that waited for the slot", time.monotonic() - killed)
+    assert site.ended(waiting) == "COMPLETED"
+    wait_for(lambda: site.limit()["active_slots"] == 0, "the slot to be given back", seconds=10)
+    assert commits(site.settings) == dict.fromkeys(days(1), 1)
 
 
 def in_state(site, *states):
