@@ -1,4 +1,4 @@
-"""Whom the server tells of trouble: automations that act on runs that fail or are late, and on partitions out of bounds.
+"""Whom the server tells of trouble: automations that act on runs that fail or are late, on partitions out of bounds.
 
 The action is the operator's: a block that sends messages, a webhook block, or a deployment to run.
 """
@@ -22,15 +22,21 @@ EVENTS = {
 }
 """What is told, and the events that say it. A run out of bounds ends in a state of its own, so it is told once."""
 
-# Events of ours say what was wrong in the payload, Prefect's in the state.
+# Jinja, for the server. Events of ours say what was wrong in the payload, Prefect's in the state; a run that is late
+# has no name of its own yet, so the deployment is named too.
 _MESSAGE = "(event.payload.message or event.payload.validated_state.message or '')"
-_WHAT = "automation.name ~ ': ' ~ event.resource.name"
+_DEPLOYMENT = "(flow.name ~ '/' ~ (deployment.name if deployment else 'by hand'))"
+_SUBJECT = f"automation.name ~ ': ' ~ event.resource.name ~ ', ' ~ {_DEPLOYMENT}"
 _PAYLOAD = (
-    "{{ {'text': " + _WHAT + " ~ '. ' ~ " + _MESSAGE + ", 'alert': automation.name, 'event': event.event, "
-    "'what': event.resource.name, 'message': " + _MESSAGE + ", 'run': flow_run.name, 'url': flow_run | ui_url} | tojson }}"
+    "{{ {'text': " + f"{_SUBJECT} ~ ('. ' if {_MESSAGE} else '') ~ {_MESSAGE}, "
+    "'alert': automation.name, 'event': event.event, 'what': event.resource.name, "
+    f"'message': {_MESSAGE}, 'deployment': {_DEPLOYMENT}, "
+    "'run': flow_run.name, 'parameters': flow_run.parameters, 'url': flow_run | ui_url} | tojson }}"
 )
 PARAMETER = "alert"
 """What a deployment to run gets the payload in."""
+
+_DEPLOYMENTS = "`prefect deployment ls` lists those there are"
 
 
 class AlertError(RobertError):
@@ -56,7 +62,7 @@ async def find_block(client: PrefectClient, slug: str) -> ActionTypes:
     if "notify" in capabilities:
         return SendNotification(
             block_document_id=block.id,
-            subject="{{ " + _WHAT + " }}",
+            subject="{{ " + _SUBJECT + " }}",
             body="{{ " + _MESSAGE + " }}\n{{ flow_run | ui_url }}",
         )
     raise AlertError(f"the block '{slug}' sends nothing", fix="Name one that notifies, such as Slack's, or a webhook")
@@ -64,16 +70,19 @@ async def find_block(client: PrefectClient, slug: str) -> ActionTypes:
 
 async def find_deployment(client: PrefectClient, name: str) -> ActionTypes:
     """The action that runs a deployment, named flow/deployment, whose flow takes a parameter `alert`."""
+    if "/" not in name:
+        raise AlertError(f"a deployment is named FLOW/DEPLOYMENT, not '{name}'", fix=_DEPLOYMENTS)
     try:
         deployment = await client.read_deployment_by_name(name)
     except ObjectNotFound as error:
-        fix = "`prefect deployment ls` lists those there are, as FLOW/DEPLOYMENT"
-        raise AlertError(f"the server has no deployment '{name}'", fix=fix) from error
+        raise AlertError(f"the server has no deployment '{name}'", fix=_DEPLOYMENTS) from error
     if PARAMETER not in (deployment.parameter_openapi_schema or {}).get("properties", {}):
         fix = f"Give it `{PARAMETER}: dict`, which says what happened"
         raise AlertError(f"the flow of deployment '{name}' takes no parameter '{PARAMETER}'", fix=fix)
     template = {"__prefect_kind": "json", "value": {"__prefect_kind": "jinja", "template": _PAYLOAD}}
-    return RunDeployment(source="selected", deployment_id=deployment.id, parameters={PARAMETER: template})
+    return RunDeployment(
+        source="selected", deployment_id=deployment.id, parameters={PARAMETER: template}, job_variables=None
+    )
 
 
 def _alert(what: str, events: Sequence[str], actions: Sequence[ActionTypes]) -> AutomationCore:

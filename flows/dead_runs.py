@@ -40,7 +40,10 @@ def crash_dead_runs() -> list[AutomationCore]:
         # A run killed before its first heartbeat has none to miss, so its beginning counts as one.
         _crash("without a heartbeat", after={BEGUN, HEARTBEAT, WATCHED}, expect={HEARTBEAT, *ENDS}, within=SILENCE),
         _crash(
-            "that never began", after={"prefect.flow-run.Pending"}, expect={BEGUN, HEARTBEAT, *PUT_OFF, *ENDS}, within=START
+            "that never began",
+            after={"prefect.flow-run.Pending"},
+            expect={BEGUN, HEARTBEAT, *PUT_OFF, *ENDS},
+            within=START,
         ),
     ]
 
@@ -60,8 +63,15 @@ def _crash(what: str, *, after: set[str], expect: set[str], within: timedelta) -
             threshold=1,
             within=within,
         ),
-        # Not by force: after a heartbeat that comes in later than the end, a run that ended well would be called crashed.
-        actions=[ChangeFlowRunState(name="Crashed", state=StateType.CRASHED, message=f"no sign of life for {seconds}")],
+        actions=[
+            ChangeFlowRunState(
+                name="Crashed",
+                state=StateType.CRASHED,
+                message=f"no sign of life for {seconds}",
+                # After a heartbeat that comes in later than the end, a run that ended well would be called crashed.
+                force=False,
+            )
+        ],
     )
 
 

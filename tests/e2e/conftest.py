@@ -185,12 +185,12 @@ class Site:
         """The slots for embedding, as the server counts them."""
         return self.get("/v2/concurrency_limits/robert-embedding")
 
-    def call(self, *arguments, environment=None):
-        """Run a module of ours against this server, as an operator does."""
+    def call(self, *arguments, **environment):
+        """Run Python against this server, as an operator does."""
         return subprocess.run(
-            [sys.executable, "-m", *arguments],
+            [sys.executable, *arguments],
             cwd=ROOT,
-            env={**quiet_environment(), "PREFECT_API_URL": f"{self.url}/api", **(environment or {})},
+            env={**quiet_environment(), "PREFECT_API_URL": f"{self.url}/api", **environment},
             capture_output=True,
             text=True,
             timeout=120,

@@ -29,7 +29,9 @@ def take_slot(site):
 def wait_until_crashed(site, run_ids, killed, *, seconds, said):
     """Every run is called crashed, by the automation, in time."""
     for run_id in run_ids:
-        wait_for(lambda run_id=run_id: site.state(run_id) == "CRASHED", f"{run_id} to be called crashed", seconds=seconds)
+        wait_for(
+            lambda run_id=run_id: site.state(run_id) == "CRASHED", f"{run_id} to be called crashed", seconds=seconds
+        )
         measured(f"killed to crashed, {said}", time.monotonic() - killed)
         assert site.runs(id={"any_": [run_id]})[0]["state"]["message"] == f"no sign of life for {said}"
 
@@ -39,7 +41,9 @@ def test_the_server_finds_dead_runs_itself_and_the_next_plan_picks_their_partiti
     site = serve(1)
     lease = take_slot(site)
     planner = site.start("backfill/history")
-    child = wait_for(lambda: site.runs(tags={"all_": ["backfill"]}, state={"type": {"any_": ["RUNNING"]}}), "a run")[0]["id"]
+    child = wait_for(lambda: site.runs(tags={"all_": ["backfill"]}, state={"type": {"any_": ["RUNNING"]}}), "a run")[0][
+        "id"
+    ]
     site.kill(*WORKER)
     site.kill_run(child)
     site.kill_run(planner)
