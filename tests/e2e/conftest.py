@@ -85,7 +85,41 @@ class Site:
     settings: object
     folder: Path
     port: int
-    process: subprocess.Popen
+    environment: dict
+    process: subprocess.Popen = None
+
+    def launch(self):
+        """Start `make serve`, for the first time or again; returns once everything is there."""
+        file = self.folder / "serve.log"
+        arguments = [
+            "--config",
+            self.folder / "robert.toml",
+            "--home",
+            self.folder / "prefect",
+            "--port",
+            str(self.port),
+        ]
+        with file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flows.serve", *arguments],
+                cwd=ROOT,
+                env={**quiet_environment(), **self.environment},
+                stdout=log,
+                stderr=log,
+            )
+        ready = lambda: self.process.poll() is not None or b"the UI is at" in file.read_bytes()  # noqa: E731
+        wait_for(ready, "the server and the worker")
+        assert self.process.poll() is None, file.read_text()
+
+    def processes(self):
+        """All of it; a run whose worker was killed is no child any more."""
+        below = [pid for pid, _ in children_of(self.process.pid)]
+        return [self.process.pid, *below, *processes_with(f"PREFECT_API_URL={self.url}/api")]
+
+    def power_off(self):
+        """kill -9 of everything, as when the machine goes."""
+        kill_9(self.processes())
+        self.process.wait()
 
     @property
     def url(self):
@@ -236,28 +270,15 @@ def serve(project, tmp_path, database):
     def start(days, *, sqlite=False, **environment):
         environment |= {} if sqlite else database
         settings = write_history(project, tmp_path, days)
-        config = write_settings(settings, tmp_path / "robert.toml")
-        port = free_port()
-        log = (tmp_path / "serve.log").open("wb")
-        arguments = ["--config", str(config), "--home", str(tmp_path / "prefect"), "--port", str(port)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.serve", *arguments],
-            cwd=ROOT,
-            env={**quiet_environment(), **environment},
-            stdout=log,
-            stderr=log,
-        )
-        site = Site(settings=settings, folder=tmp_path, port=port, process=process)
+        write_settings(settings, tmp_path / "robert.toml")
+        site = Site(settings=settings, folder=tmp_path, port=free_port(), environment=environment)
         started.append(site)
-        ready = lambda: process.poll() is not None or b"the UI is at" in (tmp_path / "serve.log").read_bytes()  # noqa: E731
-        wait_for(ready, "the server and the worker")
-        assert process.poll() is None, (tmp_path / "serve.log").read_text()
+        site.launch()
         return site
 
     yield start
     for site in started:
-        below = [pid for pid, _ in children_of(site.process.pid)]
+        found = site.processes()
         site.process.terminate()
         site.process.wait(60)
-        # A run whose worker was killed has another parent by now.
-        kill_9([*below, *processes_with(f"PREFECT_API_URL={site.url}/api")])
+        kill_9([*found, *site.processes()])

@@ -1,5 +1,7 @@
 """kill -9 of runs together with whoever would notice: the server itself finds out, and nothing stays taken."""
 
+import contextlib
+import sqlite3
 import time
 
 import pytest
@@ -26,13 +28,13 @@ def take_slot(site):
     return site.post("/v2/concurrency_limits/increment-with-lease", **wanted)["lease_id"]
 
 
-def wait_until_crashed(site, run_ids, killed, *, seconds, said):
+def wait_until_crashed(site, run_ids, since, *, seconds, said):
     """Every run is called crashed, by the automation, in time."""
     for run_id in run_ids:
         wait_for(
             lambda run_id=run_id: site.state(run_id) == "CRASHED", f"{run_id} to be called crashed", seconds=seconds
         )
-        measured(f"killed to crashed, {said}", time.monotonic() - killed)
+        measured(f"to crashed for {said} of silence", time.monotonic() - since)
         assert site.runs(id={"any_": [run_id]})[0]["state"]["message"] == f"no sign of life for {said}"
 
 
@@ -71,6 +73,23 @@ def test_a_run_killed_before_its_first_heartbeat_is_found_and_one_that_ended_is_
     wait_until_crashed(site, [begun], killed, seconds=LOST_SECONDS, said="90 seconds")
     wait_until_crashed(site, [starting], killed, seconds=LOST_SECONDS, said="100 seconds")
     assert site.state(ended) == "COMPLETED"
+
+
+def test_a_run_that_died_with_the_machine_is_found_when_it_is_back(serve):
+    """A server that was away for minutes forgets whom it waited for: the run would stay Running for ever."""
+    site = serve(1, sqlite=True)
+    take_slot(site)
+    run = site.start("label-partition/partition", partition=days(1)[0])
+    wait_for(lambda: site.events("prefect.flow-run.heartbeat"), "a sign of life")
+    site.power_off()
+    # As if it had been off for years.
+    with contextlib.closing(sqlite3.connect(site.folder / "prefect" / "prefect.db")) as state, state:
+        changed = state.execute(
+            "UPDATE automation_bucket SET start = '2020-01-01 00:00:00', end = '2020-01-01 00:01:30'"
+        )
+        assert changed.rowcount
+    site.launch()
+    wait_until_crashed(site, [run], time.monotonic(), seconds=LOST_SECONDS, said="90 seconds")
 
 
 @pytest.mark.parametrize("server_too", [False, True], ids=["run", "run and server"])
