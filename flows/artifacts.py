@@ -26,6 +26,9 @@ OUT_OF_BOUNDS = "robert.partition.out-of-bounds"
 FAILED = "robert.partition.failed"
 PUBLISHED = "robert.partition.published"
 
+OUT_OF_BOUNDS_STATE = "OutOfBounds"
+"""How a run ends that did not publish its partition because of its looks; a kind of Failed."""
+
 
 def artifact_key(*parts: str) -> str:
     """A key as Prefect wants it: lower-case letters, digits and dashes."""

@@ -12,12 +12,15 @@ import prefect.runtime
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
+from prefect.states import Failed
 from pydantic import Field
 
 from flows.artifacts import (
     FAILED,
     OUT_OF_BOUNDS,
+    OUT_OF_BOUNDS_STATE,
     PUBLISHED,
     ProgressArtifact,
     artifact_key,
@@ -86,7 +89,7 @@ def label_partition(
     partition: str | None = None,
     force: bool = False,
     active: Annotated[int, Field(ge=1)] = 1,
-) -> None:
+) -> State[None] | None:
     """Label one partition with the current head and publish it.
 
     Nothing is embedded twice and nothing published twice, however often this runs. What may go away by itself is tried
@@ -116,7 +119,7 @@ def label_partition(
         )
     except BoundsError as error:
         emit(OUT_OF_BOUNDS, name, run_id=run_id, message=str(error))
-        raise
+        return Failed(name=OUT_OF_BOUNDS_STATE, message=str(error), data=error)
     except Exception as error:
         emit(FAILED, name, run_id=run_id, message=str(error))
         raise
@@ -129,6 +132,7 @@ def label_partition(
     create_markdown_artifact(summary, key=artifact_key("summary", name), description=f"{name}, run {run_id}")
     emit(PUBLISHED, name, run_id=run_id, message=str(published.commit))
     log.info("run %s, %s: %s, %d rejected", run_id, name, published.commit, published.rejected)
+    return None
 
 
 def day_before(settings: Settings, scheduled: datetime) -> str:

@@ -24,6 +24,16 @@ START_SECONDS = 180.0
 RESTART_SECONDS = 2.0
 STOP_SECONDS = 15.0
 AUTH = "PREFECT_SERVER_API_AUTH_STRING"
+SERVER_SETTINGS = {
+    # In memory, the default, a server that dies while a slot is held leaks the slot for ever.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # A slot whose holder died is found, and asked for again, soon after its lease has ended.
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "5",
+    "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "10",
+    # A worker looks for runs every 10 seconds, and a busy one is no reason to wake anybody.
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "120",
+}
+"""What every server of these flows needs; those of infra/ have it too."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -112,8 +122,7 @@ def service_environment(home: Path, host: str, port: int) -> dict[str, str]:
         "PREFECT_HOME": str(home.absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        # In memory, the default, a server that dies while a slot is held leaks the slot for ever.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        **SERVER_SETTINGS,
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "robert_pipeline",

@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 
 from flows.automations import ensure_automations
+from flows.dead_runs import crash_dead_runs, watch_unfinished_runs
 from flows.partition import EMBEDDING_LIMIT
 
 DEPLOYMENTS = ("label-partition/nightly", "label-partition/partition", "backfill/history")
@@ -23,7 +24,8 @@ async def set_up(config: str, embedding_slots: int) -> None:
             deployment = await client.read_deployment_by_name(name)
             parameters = {**deployment.parameters, "config": config}
             await client.update_deployment(deployment.id, DeploymentUpdate(parameters=parameters))
-    await ensure_automations()
+        await ensure_automations(client, crash_dead_runs())
+        await watch_unfinished_runs(client)
 
 
 if __name__ == "__main__":

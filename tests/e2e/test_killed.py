@@ -1,13 +1,10 @@
 """kill -9 of everything that can be killed: what was to be labelled is labelled, once."""
 
-import os
-import signal
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import children_of, wait_for
+from tests.e2e.conftest import wait_for
 from tests.history import commits, days
 
 LOST_SECONDS = 120
@@ -29,31 +26,12 @@ def a_child_runs(site):
     return wait_for(running, "a run of a partition")[0]
 
 
-def kill_run(site, run_id):
-    """kill -9 of the process of a flow run, and of what is below it."""
-    wait_for(lambda: process_of_run(site, run_id), f"the process of run {run_id}")
-    for pid in process_of_run(site, run_id):
-        os.kill(pid, signal.SIGKILL)
-
-
-def process_of_run(site, run_id):
-    """Processes that carry a flow run's id in their environment, the youngest first."""
-    found = []
-    for pid, _ in children_of(site.process.pid):
-        try:
-            if f"PREFECT__FLOW_RUN_ID={run_id}".encode() in Path(f"/proc/{pid}/environ").read_bytes():
-                found.append(pid)
-        except OSError:
-            continue
-    return found[::-1]
-
-
 def test_a_child_that_is_killed_is_called_crashed_and_run_again(serve):
     """A process killed for memory would stay Running for ever, hold the slot of the GPU, and cost its partition."""
     site = serve(2)
     planner = site.start("backfill/history")
     victim = a_child_runs(site)
-    kill_run(site, victim["id"])
+    site.kill_run(victim["id"])
     killed = time.monotonic()
     wait_for(lambda: site.state(victim["id"]) == "CRASHED", "the killed run to be called crashed")
     assert time.monotonic() - killed < LOST_SECONDS + 60, "two minutes, and what a busy machine adds"
@@ -84,7 +62,7 @@ def test_a_planner_that_is_killed_is_started_again_and_joins_its_runs(serve):
     site = serve(3)
     planner = site.start("backfill/history", max_active=2)
     first = a_child_runs(site)
-    kill_run(site, planner)
+    site.kill_run(planner)
     again = site.start("backfill/history", max_active=2)
     wait_for(lambda: site.state(planner) == "CRASHED", "the killed planner to be called crashed")
     assert site.ended(again) == "COMPLETED"
@@ -113,8 +91,8 @@ def test_thirty_days_killed_twice_are_each_published_once(serve):
         wait_for(
             lambda count=published: len(commits(site.settings)) >= count, f"{published} days in the table", seconds=1800
         )
-        kill_run(site, a_child_runs(site)["id"])
-        kill_run(site, planner)
+        site.kill_run(a_child_runs(site)["id"])
+        site.kill_run(planner)
         planner = site.start("backfill/history", max_active=2)
     wait_for(lambda: site.state(planner) in {"COMPLETED", "FAILED", "CRASHED"}, "the end", seconds=3600)
     assert site.state(planner) == "COMPLETED"

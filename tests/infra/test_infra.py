@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.serve import SERVER_SETTINGS
 from infra.runtime_lock import named, runtime_lock
 from robert_pipeline import __version__
 from robert_pipeline.storage.settings import load_settings
@@ -101,6 +102,22 @@ def test_services_run_commands_that_exist():
         shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True).stdout
         for flag in flags:
             assert re.search(rf"{flag}\b", shown), f"dask {name} has no {flag}"
+
+
+def test_a_server_keeps_what_it_has_lent():
+    """A server that is moved or updated would leave the slot for embedding taken for ever, or find it late."""
+    compose = documents(INFRA / "compose.yaml")[0]["services"]["prefect-server"]
+    pod = next(
+        deployment["spec"]["template"]["spec"]
+        for deployment in documents(INFRA / "kubernetes" / "prefect.yaml")
+        if deployment["kind"] == "Deployment" and deployment["metadata"]["name"] == "prefect-server"
+    )
+    in_pod = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+    for environment in (compose["environment"], in_pod):
+        assert SERVER_SETTINGS.items() <= environment.items()
+    assert "prefect:/home/robert" in compose["volumes"]
+    assert {"name": "home", "persistentVolumeClaim": {"claimName": "prefect-server"}} in pod["volumes"]
+    assert {"name": "home", "mountPath": "/home/robert"} in pod["containers"][0]["volumeMounts"]
 
 
 def test_no_secret_is_written_down():
