@@ -44,9 +44,10 @@ for text in texts:
         held = 0
 budget = BatchBudget(tokens=loaded.encoder.batch_tokens)
 def work(block):
-    return int(embed_texts(
+    *_, last = embed_texts(
         block, tokenizer=loaded.tokenizer, encoder=loaded.encoder, chunking=Chunking(), budget=budget
-    ).token_counts_B.sum())
+    )
+    return int(last.texts.token_counts_B.sum())
 work(texts[:20])
 started, cpu = time.perf_counter(), time.process_time()
 tokens = sum(map(work, blocks))

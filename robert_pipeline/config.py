@@ -112,9 +112,9 @@ class Columns:
 class Embedding:
     """How embedding work is cut and stored.
 
-    `unit_bytes` is the text of one work unit, what a crash can cost; `block_bytes` the text held in memory at once;
-    `batch_tokens` the tokens of one encoder batch (by default what suits the device). Of these only `vector_dtype`
-    changes what is stored.
+    `unit_bytes` is the text of one work unit, what a crash can cost; a document of more is a unit of its own.
+    `block_bytes` is the text that is embedded together, larger documents one by one; `batch_tokens` the tokens of one
+    encoder batch (by default what suits the device). Of these only `vector_dtype` changes what is stored.
     """
 
     unit_bytes: int = 8 << 20

@@ -11,6 +11,8 @@ class RowGroup:
 
     row_count: int
     text_bytes: int
+    large_documents: tuple[tuple[int, int], ...] = ()
+    """(row, bytes of its text) of documents that are found to be a unit of their own, in row order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

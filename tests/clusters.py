@@ -61,8 +61,11 @@ class Cluster:
         until(self.place.exists)
         until(lambda: self.place.read_text().strip().endswith("}"))
 
-    def add_worker(self, *arguments, preload=""):
-        """Start a worker of one thread on a loopback address of its own; `preload` is Python that it runs first."""
+    def add_worker(self, *arguments, preload="", home=None, **environment):
+        """Start a worker of one thread on a loopback address of its own; `preload` is Python that it runs first.
+
+        With `home` that is all of the disk it has: working directory, home and temporary files.
+        """
         number = len(self.workers) + 1  # of the worker, and of its address
         more = []
         if preload:
@@ -71,16 +74,20 @@ class Cluster:
             more = ["--preload", str(script)]
         address = f"127.0.0.{number}" if sys.platform == "linux" else "127.0.0.1"
         command = ("worker", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", address)
-        started = self._run(*command, "--local-directory", str(self.folder), *more, *arguments)
+        own = dict.fromkeys(("HOME", "TMPDIR"), str(home)) if home else {}
+        place = ("--local-directory", str(home or self.folder))
+        started = self._run(*command, *place, *more, *arguments, folder=home, environment=own | environment)
         self.workers.append(started)
         return started
 
-    def _run(self, kind, *arguments):
+    def _run(self, kind, *arguments, folder=None, environment=None):
         return subprocess.Popen(
             [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self.place), *arguments],
+            cwd=folder,
             env=os.environ
             | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-            | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"},
+            | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+            | (environment or {}),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -48,7 +48,7 @@ def invalid_utf8(values):
 def plan_partition(uri, partition="all", *, unit_bytes=8 << 20, columns=COLUMNS):
     """The work units of one partition."""
     corpus = open_corpus(str(uri), columns)
-    fragments = corpus.fragments(partition)
+    fragments = corpus.find_large(corpus.fragments(partition), above_bytes=unit_bytes)
     repeats = repeated_ids(lambda: corpus.doc_ids(fragments))
     return plan_units(partition, fragments, unit_bytes=unit_bytes, duplicates=repeats)
 

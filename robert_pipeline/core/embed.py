@@ -1,6 +1,6 @@
 """Texts in, chunk vectors out, in document order.
 
-Tokenise once, cut in numpy, batch chunks of nearly equal length by a token budget, put the vectors back in order.
+Chunks of nearly equal length are batched by a token budget, a window of chunks after the other.
 Opens no file; the encoder and the tokenizer are arguments. Axes: B documents, N chunks, D embedding.
 """
 
@@ -16,16 +16,17 @@ import torch
 from numpy.typing import NDArray
 
 from robert_pipeline.config import Chunking
-from robert_pipeline.core.chunk import ChunkSpans, Int64, cut
+from robert_pipeline.core.chunk import Int64
 from robert_pipeline.core.packed_model import TokenBatch
+from robert_pipeline.core.reading import ReadTexts, read_texts
 from robert_pipeline.core.tokenize import Tokenizer
 
 log = logging.getLogger(__name__)
 
 OnEncoded = Callable[[int], None]
 
-TOKENIZED_CHARACTERS = 1 << 20
-"""Text given to the tokenizer at once."""
+WINDOW_CHUNKS = 1 << 14
+"""Vectors held at once. A block of common documents has fewer chunks."""
 SMALLEST_BATCH = 4
 """The last batches are at least this part of a full one: smaller ones are slower than the waiting they save."""
 
@@ -57,26 +58,13 @@ class BatchBudget:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EmbeddedTexts:
-    """The chunks of several texts and their vectors, in text order."""
+class EmbeddedChunks:
+    """Consecutive chunks of texts and their vectors, in text order."""
 
-    spans: ChunkSpans
-    char_start_N: Int64
-    char_end_N: Int64
-    token_counts_B: Int64
-    token_ids: NDArray[np.int32] = field(repr=False)
-    """Of all texts, one after the other."""
+    texts: ReadTexts
+    chunk_N: Int64
+    """Which of the texts' chunks these are."""
     vectors_ND: NDArray[np.float32] = field(repr=False)
-
-    def new_tokens(self, chosen_N: NDArray[np.bool_]) -> tuple[NDArray[np.int32], Int64]:
-        """The tokens of these chunks that no earlier chunk of the text has, chunk by chunk, and how many of each."""
-        ends_N = self.spans.start_N + self.spans.count_N
-        seen_N = np.where(self.spans.index_N > 0, np.roll(ends_N, 1), 0)
-        first_token_B = np.cumsum(self.token_counts_B) - self.token_counts_B
-        first_N = (first_token_B[self.spans.document_N] + seen_N)[chosen_N]
-        count_N = (ends_N - seen_N)[chosen_N]
-        places = np.repeat(first_N - (np.cumsum(count_N) - count_N), count_N) + np.arange(count_N.sum())
-        return self.token_ids[places], count_N
 
 
 def embed_texts(
@@ -86,77 +74,33 @@ def embed_texts(
     encoder: ChunkEncoder,
     chunking: Chunking,
     budget: BatchBudget,
+    window_chunks: int = WINDOW_CHUNKS,
     on_encoded: OnEncoded = lambda _tokens: None,
-) -> EmbeddedTexts:
-    """Embed every chunk of every text. `on_encoded` is told the useful tokens of each batch as it is done.
+) -> Iterator[EmbeddedChunks]:
+    """Embed every chunk of every text, `window_chunks` at a time; at least one window, be it empty.
 
-    A text without tokens has no chunk. Vectors are float32 (N, D) whatever the encoder computes in.
+    `on_encoded` is told the useful tokens of each batch as it is done. A text without tokens has no chunk. Vectors are
+    float32 (N, D) whatever the encoder computes in.
     """
-    read = _read(texts, tokenizer, chunking)
-    spans = cut(read.token_counts_B, chunking)
-    return EmbeddedTexts(
-        spans=spans,
-        char_start_N=read.places_N2[:, 0],
-        char_end_N=read.places_N2[:, 1],
-        token_counts_B=read.token_counts_B,
-        token_ids=read.token_ids,
-        vectors_ND=_encode(read, spans, tokenizer, encoder, budget, on_encoded),
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Read:
-    """What is kept of tokenised texts: a tokenizer's own result takes a hundred bytes a token."""
-
-    token_ids: NDArray[np.int32]
-    token_counts_B: Int64
-    places_N2: Int64
-    """First character and one past the last of each chunk."""
-
-
-def _read(texts: Sequence[str], tokenizer: Tokenizer, chunking: Chunking) -> _Read:
-    ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
-    counts: list[Int64] = [np.empty(0, np.int64)]
-    places: list[tuple[int, int]] = []
-    for group in _groups(texts):
-        tokenized = tokenizer(group)
-        ids.append(tokenized.token_ids)
-        counts.append(tokenized.token_counts_B)
-        spans = cut(tokenized.token_counts_B, chunking)
-        places += [
-            tokenized.characters(int(document), int(start), int(count))
-            for document, start, count in zip(spans.document_N, spans.start_N, spans.count_N, strict=True)
-        ]
-    return _Read(
-        token_ids=np.concatenate(ids),
-        token_counts_B=np.concatenate(counts),
-        places_N2=np.array(places, np.int64).reshape(-1, 2),
-    )
-
-
-def _groups(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    first = held = 0
-    for position, text in enumerate(texts):
-        held += len(text)
-        if held >= TOKENIZED_CHARACTERS:
-            yield texts[first : position + 1]
-            first, held = position + 1, 0
-    if first < len(texts):
-        yield texts[first:]
+    read = read_texts(texts, tokenizer, chunking)
+    for first in range(0, max(1, len(read.spans)), window_chunks):
+        chunk_N = np.arange(first, min(first + window_chunks, len(read.spans)))
+        vectors_ND = _encode(read, chunk_N, tokenizer, encoder, budget, on_encoded)
+        yield EmbeddedChunks(texts=read, chunk_N=chunk_N, vectors_ND=vectors_ND)
 
 
 def _encode(
-    read: _Read,
-    spans: ChunkSpans,
+    read: ReadTexts,
+    chunk_N: Int64,
     tokenizer: Tokenizer,
     encoder: ChunkEncoder,
     budget: BatchBudget,
     on_encoded: OnEncoded,
 ) -> NDArray[np.float32]:
-    vectors_ND = np.empty((len(spans), encoder.dimension), np.float32)
-    lengths_N = spans.count_N + len(tokenizer.frame)
-    first_token_B = np.cumsum(read.token_counts_B) - read.token_counts_B
-    first_N = first_token_B[spans.document_N] + spans.start_N
+    vectors_ND = np.empty((len(chunk_N), encoder.dimension), np.float32)
+    count_N = read.spans.count_N[chunk_N]
+    lengths_N = count_N + len(tokenizer.frame)
+    first_N = read.first_tokens(chunk_N)
     # Longest first: batches of nearly equal length pad little, and memory runs out at once or never.
     order_N = np.argsort(-lengths_N, kind="stable")
 
@@ -164,9 +108,7 @@ def _encode(
         """Encode these chunks in one batch, or in as many as memory asks for."""
         if budget.fits(lengths_N[chosen]):
             try:
-                vectors_ND[chosen] = encoder(
-                    tokenizer.frame.batch(read.token_ids, first_N[chosen], spans.count_N[chosen])
-                )
+                vectors_ND[chosen] = encoder(tokenizer.frame.batch(read.token_ids, first_N[chosen], count_N[chosen]))
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or (alone and len(chosen) == 1):
                     raise
@@ -187,11 +129,11 @@ def _encode(
     workers = min(encoder.concurrency, len(batches))
     if workers <= 1:
         for chosen in batches:
-            on_encoded(int(spans.count_N[encode(chosen)].sum()))
+            on_encoded(int(count_N[encode(chosen)].sum()))
         return vectors_ND
     with ThreadPoolExecutor(workers, thread_name_prefix="encode", initializer=encoder.prepare_thread) as pool:
         for chosen in pool.map(partial(encode, alone=False), batches):
-            on_encoded(int(spans.count_N[chosen].sum()))
+            on_encoded(int(count_N[chosen].sum()))
     for chosen in put_off:
         encode(chosen)
     return vectors_ND

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from robert_pipeline.types import Fragment, RowRange, WorkUnit
+from robert_pipeline.types import Fragment, RowGroup, RowRange, WorkUnit
 
 IdRows = Iterator[tuple[str, int, bytes | None]]
 
@@ -25,8 +25,8 @@ def plan_units(
 ) -> list[WorkUnit]:
     """Units in corpus order, each of at most `unit_bytes` of text where rows are of even size.
 
-    Small row groups are put together, also across files; a larger one is cut into equal row counts. Every row of the
-    partition is in exactly one unit.
+    A document that is found to be large is a unit of its own. Small row groups are put together, also across files; a
+    larger one is cut into equal row counts. Every row of the partition is in exactly one unit.
     """
     repeats = _by_file(duplicates)
     units: list[WorkUnit] = []
@@ -53,21 +53,40 @@ def _pieces(fragments: Sequence[Fragment], unit_bytes: int) -> Iterator[tuple[Ro
     for fragment in fragments:
         first_file_row = 0
         for index, group in enumerate(fragment.row_groups):
-            most_rows = max(1, group.row_count * unit_bytes // max(1, group.text_bytes))
-            count = max(1, -(-group.row_count // most_rows))
-            edges = [group.row_count * i // count for i in range(count + 1)]
-            for start, stop in pairwise(edges):
-                if stop > start:
-                    piece = RowRange(
-                        file=fragment.file,
-                        revision=fragment.revision,
-                        row_group=index,
-                        first_row=start,
-                        row_count=stop - start,
-                        first_file_row=first_file_row + start,
-                    )
-                    yield piece, group.text_bytes * (stop - start) // group.row_count
+            for start, stop, text_bytes in _cuts(group, unit_bytes):
+                piece = RowRange(
+                    file=fragment.file,
+                    revision=fragment.revision,
+                    row_group=index,
+                    first_row=start,
+                    row_count=stop - start,
+                    first_file_row=first_file_row + start,
+                )
+                yield piece, text_bytes
             first_file_row += group.row_count
+
+
+def _cuts(group: RowGroup, unit_bytes: int) -> Iterator[tuple[int, int, int]]:
+    """(first row, one past the last, text bytes): large documents by themselves, even pieces of the rows between."""
+    even_rows = group.row_count - len(group.large_documents)
+    # A text that repeats may be written once: then the footer knows less than the documents have.
+    even_bytes = max(0, group.text_bytes - sum(text_bytes for _, text_bytes in group.large_documents))
+    first = 0
+    for row, text_bytes in group.large_documents:
+        yield from _even_cuts(first, row, even_bytes * (row - first) // max(1, even_rows), unit_bytes)
+        yield row, row + 1, text_bytes
+        first = row + 1
+    last_bytes = even_bytes * (group.row_count - first) // max(1, even_rows)
+    yield from _even_cuts(first, group.row_count, last_bytes, unit_bytes)
+
+
+def _even_cuts(first: int, end: int, text_bytes: int, unit_bytes: int) -> Iterator[tuple[int, int, int]]:
+    row_count = end - first
+    most_rows = max(1, row_count * unit_bytes // max(1, text_bytes))
+    count = max(1, -(-row_count // most_rows))
+    for start, stop in pairwise(row_count * i // count for i in range(count + 1)):
+        if stop > start:
+            yield first + start, first + stop, text_bytes * (stop - start) // row_count
 
 
 def _by_file(duplicates: Sequence[tuple[str, int]]) -> dict[str, list[int]]:

@@ -1,6 +1,6 @@
 """What there is to embed: the work units of some partitions, and which of them have their shard already.
 
-Reads footers and the doc_id column; never a text.
+Reads footers, the doc_id column, and the lengths of texts in row groups larger than a unit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -170,7 +170,7 @@ def plan_units_of(settings: Settings) -> Iterator[list[WorkUnit]]:
 
 
 def _units(corpus: Corpus, embedding: Embedding, partition: str) -> list[WorkUnit]:
-    fragments = corpus.fragments(partition)
+    fragments = corpus.find_large(corpus.fragments(partition), above_bytes=embedding.unit_bytes)
     return plan_units(
         partition,
         fragments,

@@ -1,22 +1,25 @@
 """Chunk rows of a block of documents: copied where the store has the text, encoded once where it does not.
 
-Documents enter; rows of the embeddings contract in document order, rejects and counts leave. Opens no file but through
-`KnownTexts`. Axes: B documents, U different texts, N chunks, D embedding.
+Documents enter; rows of the embeddings contract in document order, rejects and counts leave. Vectors are held a window
+of chunks at a time. Opens no file but through `KnownTexts` and `RowSpool`.
+Axes: B documents, U different texts, N chunks, D embedding, R rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from robert_pipeline.config import Chunking
-from robert_pipeline.core.embed import BatchBudget, EmbeddedTexts, embed_texts
+from robert_pipeline.core.embed import BatchBudget, EmbeddedChunks, embed_texts
 from robert_pipeline.stages.progress import Done, report
 from robert_pipeline.storage.encoders import LoadedEncoder
 from robert_pipeline.storage.known_texts import KnownTexts, chunk_places
 from robert_pipeline.storage.shards import chunk_rows
+from robert_pipeline.storage.spool import RowSpool
 from robert_pipeline.types import Counts, Document, Reject
 
 Integers = NDArray[np.int64]
@@ -32,6 +35,8 @@ class BlockEncoder:
     budget: BatchBudget
     schema: pa.Schema
     known: KnownTexts
+    scratch: Path
+    """A folder for rows that memory should not hold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,14 +112,14 @@ def _texts(documents: Sequence[Document], encoder: BlockEncoder) -> _Texts:
         budget=encoder.budget,
         on_encoded=lambda tokens: report(Done(stage="embedding", tokens=tokens)),
     )
-    rows, lengths_F, problems = _fresh_rows(fresh_documents, embedded, encoder.schema)
+    rows, lengths_F, problems = _fresh_rows(fresh_documents, embedded, encoder)
     query_X = np.concatenate([found.query_F, fresh])
     lengths_X = np.concatenate([found.lengths_F, lengths_F])
     start_U, lengths_U = np.zeros(len(documents), np.int64), np.zeros(len(documents), np.int64)
     start_U[query_X] = np.cumsum(lengths_X) - lengths_X
     lengths_U[query_X] = lengths_X
     return _Texts(
-        rows=pa.concat_tables([found.rows, rows]).combine_chunks(),
+        rows=pa.concat_tables([found.rows, rows]),
         start_U=start_U,
         lengths_U=lengths_U,
         is_fresh_U=is_fresh_U,
@@ -124,41 +129,57 @@ def _texts(documents: Sequence[Document], encoder: BlockEncoder) -> _Texts:
 
 
 def _fresh_rows(
-    documents: Sequence[Document], embedded: EmbeddedTexts, schema: pa.Schema
+    documents: Sequence[Document], windows: Iterable[EmbeddedChunks], encoder: BlockEncoder
 ) -> tuple[pa.Table, Integers, dict[int, tuple[str, str]]]:
     """Rows of the encoded texts that can be stored, chunks of each text, and what is wrong with the others."""
-    spans = embedded.spans
-    largest = np.finfo(schema.field("vector").type.value_type.to_pandas_dtype()).max
-    finite_N = (np.abs(embedded.vectors_ND) <= largest).all(axis=1)
-    good_B = spans.lengths_B > 0
-    good_B[spans.document_N[~finite_N]] = False
-    good_N = good_B[spans.document_N]
-    document_N = pa.array(spans.document_N[good_N])
-    hashes = pa.array([document.text_hash for document in documents], pa.string()).take(document_N)
-    token_ids, new_tokens_N = embedded.new_tokens(good_N)
-    rows = chunk_rows(
-        schema,
-        doc_ids=pa.array([document.doc_id for document in documents], pa.string()).take(document_N),
-        text_hashes=hashes,
-        index_N=spans.index_N[good_N],
-        char_start_N=embedded.char_start_N[good_N],
-        char_end_N=embedded.char_end_N[good_N],
-        token_start_N=spans.start_N[good_N],
-        token_count_N=spans.count_N[good_N],
-        document_tokens_N=embedded.token_counts_B[spans.document_N[good_N]],
-        token_ids=token_ids,
-        new_tokens_N=new_tokens_N,
-        vectors_ND=embedded.vectors_ND if good_N.all() else embedded.vectors_ND[good_N],
-    )
+    largest = np.finfo(encoder.schema.field("vector").type.value_type.to_pandas_dtype()).max
+    lengths_B = np.zeros(len(documents), np.int64)
+    is_finite_B = np.ones(len(documents), bool)
+    document_R = [np.empty(0, np.int64)]
+    with RowSpool(encoder.scratch, encoder.schema) as spool:
+        for window in windows:
+            lengths_B = window.texts.spans.lengths_B
+            document_N = window.texts.spans.document_N[window.chunk_N]
+            is_finite_B[document_N[~(np.abs(window.vectors_ND) <= largest).all(axis=1)]] = False
+            good_N = is_finite_B[document_N]
+            spool.add(_rows(documents, window, good_N, encoder.schema))
+            document_R.append(document_N[good_N])
+        rows = spool.rows()
+    is_good_R = is_finite_B[np.concatenate(document_R)]
+    if not is_good_R.all():  # a text whose earlier windows were well
+        rows = rows.filter(pa.array(is_good_R))
+    good_B = is_finite_B & (lengths_B > 0)
     problems = {
         number: (
             ("no_tokens", f"the tokenizer finds nothing in {len(documents[number].text)} characters")
-            if spans.lengths_B[number] == 0
+            if lengths_B[number] == 0
             else ("not_finite", "the encoder's vector holds NaN, infinity or more than its dtype can")
         )
         for number in np.flatnonzero(~good_B).tolist()
     }
-    return rows, np.where(good_B, spans.lengths_B, 0), problems
+    return rows, np.where(good_B, lengths_B, 0), problems
+
+
+def _rows(documents: Sequence[Document], window: EmbeddedChunks, good_N: Booleans, schema: pa.Schema) -> pa.Table:
+    """Rows of the good chunks of a window."""
+    texts, spans, chunk_N = window.texts, window.texts.spans, window.chunk_N[good_N]
+    document_N = spans.document_N[chunk_N]
+    of_chunk = pa.array(document_N)
+    token_ids, new_tokens_N = texts.new_tokens(chunk_N)
+    return chunk_rows(
+        schema,
+        doc_ids=pa.array([document.doc_id for document in documents], pa.string()).take(of_chunk),
+        text_hashes=pa.array([document.text_hash for document in documents], pa.string()).take(of_chunk),
+        index_N=spans.index_N[chunk_N],
+        char_start_N=texts.char_start_N[chunk_N],
+        char_end_N=texts.char_end_N[chunk_N],
+        token_start_N=spans.start_N[chunk_N],
+        token_count_N=spans.count_N[chunk_N],
+        document_tokens_N=texts.token_counts_B[document_N],
+        token_ids=token_ids,
+        new_tokens_N=new_tokens_N,
+        vectors_ND=window.vectors_ND if good_N.all() else window.vectors_ND[good_N],
+    )
 
 
 def _is_encoded(documents: Sequence[Document], text_B: Integers, firsts_U: Sequence[int], texts: _Texts) -> Booleans:
@@ -177,7 +198,7 @@ def _in_order(documents: Sequence[Document], chosen_B: Integers, text_B: Integer
     places_N = chunk_places(texts.start_U[text_C], lengths_C)
     rows = texts.rows
     if len(places_N) != rows.num_rows or (places_N != np.arange(rows.num_rows)).any():
-        rows = rows.take(pa.array(places_N))
+        rows = rows.combine_chunks().take(pa.array(places_N))
     ids = pa.array([documents[number].doc_id for number in chosen_B.tolist()], pa.string())
     column = rows.schema.get_field_index("doc_id")
     of_chunk = ids.take(pa.array(np.repeat(np.arange(len(chosen_B)), lengths_C)))

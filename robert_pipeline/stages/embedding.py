@@ -164,6 +164,7 @@ def _write_shard(
         budget=_worker_budget(job.encoder_fingerprint, job.embedding.batch_tokens or loaded.encoder.batch_tokens),
         schema=writer.schema,
         known=KnownTexts(store, open_index(store, job.key), writer.schema),
+        scratch=place.parent,
     )
     is_unit = isinstance(of, WorkUnit)
     counts = Counts()
@@ -198,12 +199,16 @@ def _write_shard(
 
 
 def _blocks(documents: Iterator[Document], block_bytes: int) -> Iterator[list[Document]]:
-    """Documents in lists of about `block_bytes` of text."""
+    """Documents in lists of about `block_bytes` of text; one that is larger is alone, and its rows a row group."""
     block: list[Document] = []
     held = 0
     for document in documents:
+        text_bytes = len(document.text.encode())
+        if text_bytes > block_bytes and block:
+            yield block
+            block, held = [], 0
         block.append(document)
-        held += len(document.text.encode())
+        held += text_bytes
         if held >= block_bytes:
             yield block
             block, held = [], 0

@@ -6,10 +6,11 @@ any row is read; a row that cannot be labelled leaves as a Reject. Never cuts or
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -23,6 +24,8 @@ WHOLE_CORPUS = "all"
 
 BATCH_ROWS = 64
 """Rows decoded at once: a small Parquet file can hold gigabytes of text."""
+BATCH_BYTES = 4 << 20
+"""Fewer rows are decoded at once where those of a row group have more text than this."""
 
 Values = list[bytes | None]
 
@@ -125,6 +128,31 @@ class Corpus:
                     yield fragment.file, row, doc_id
                     row += 1
 
+    def find_large(self, fragments: Sequence[Fragment], *, above_bytes: int) -> list[Fragment]:
+        """The same fragments, knowing their documents of more than `above_bytes` of text.
+
+        Reads the texts of row groups that are larger than that, in small batches, and no other. Raises CorpusError.
+        """
+        return [self._find_large(fragment, above_bytes) for fragment in fragments]
+
+    def _find_large(self, fragment: Fragment, above_bytes: int) -> Fragment:
+        groups = [
+            # No text is longer than all that is stored of its row group.
+            replace(group, large_documents=tuple(self._large_rows(fragment.file, number, above_bytes)))
+            if group.text_bytes > above_bytes and group.row_count
+            else group
+            for number, group in enumerate(fragment.row_groups)
+        ]
+        return replace(fragment, row_groups=tuple(groups))
+
+    def _large_rows(self, file: str, row_group: int, above_bytes: int) -> Iterator[tuple[int, int]]:
+        first_row = 0
+        for batch in self._batches(file, [row_group], [self.columns.text]):
+            for offset, text_bytes in enumerate(_lengths(batch.column(0))):
+                if text_bytes > above_bytes:
+                    yield first_row + offset, text_bytes
+            first_row += batch.num_rows
+
     def has_labels(self, partition: str) -> bool:
         """Whether every file of the partition has the label column. Raises CorpusError."""
         for fragment in self.fragments(partition):
@@ -158,12 +186,13 @@ class Corpus:
             row_in_group = 0
             last = part.first_row + part.row_count
             for batch in self._batches(part.file, [part.row_group], [self.columns.doc_id, self.columns.text]):
-                ids, texts = _values(batch.column(0)), _values(batch.column(1))
-                for doc_id, text in zip(ids, texts, strict=True):
-                    if part.first_row <= row_in_group < last:
-                        row = part.first_file_row + row_in_group - part.first_row
-                        yield _read_row(doc_id, text, part.file, row, repeated=(part.file, row) in repeats)
-                    row_in_group += 1
+                skipped = max(0, part.first_row - row_in_group)
+                wanted = batch.slice(skipped, last - row_in_group - skipped)
+                ids, texts = _values(wanted.column(0)), _values(wanted.column(1))
+                first_row = part.first_file_row + row_in_group + skipped - part.first_row
+                for row, (doc_id, text) in enumerate(zip(ids, texts, strict=True), first_row):
+                    yield _read_row(doc_id, text, part.file, row, repeated=(part.file, row) in repeats)
+                row_in_group += batch.num_rows
                 if row_in_group >= last:
                     break
             if row_in_group < last:
@@ -186,7 +215,8 @@ class Corpus:
 
     def _batches(self, file: str, row_groups: list[int], columns: list[str]) -> Iterator[pa.RecordBatch]:
         with self._damage_in(file), self._parquet(file) as parquet:
-            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=row_groups, columns=columns):
+            rows = _batch_rows(parquet, row_groups, columns)
+            for batch in parquet.iter_batches(batch_size=rows, row_groups=row_groups, columns=columns):
                 yield batch.select(columns)
 
     @contextlib.contextmanager
@@ -250,6 +280,23 @@ def _partition_of(path: str) -> str:
 def _is_hidden(path: str) -> bool:
     # Engines leave _SUCCESS, _metadata and .crc files beside the data.
     return any(part.startswith(("_", ".")) for part in path.split("/"))
+
+
+def _batch_rows(file: pq.ParquetFile, row_groups: list[int], columns: list[str]) -> int:
+    """Rows to decode at once, from what the footer says of these columns."""
+    places = [place for place in range(len(file.schema.names)) if file.schema.column(place).path in columns]
+    groups = [file.metadata.row_group(number) for number in row_groups]
+    held_bytes: int = sum(group.column(place).total_uncompressed_size for group in groups for place in places)
+    row_count: int = sum(group.num_rows for group in groups)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * row_count // max(1, held_bytes)))
+
+
+def _lengths(column: pa.Array) -> list[int]:
+    """Bytes of each text of a column, 0 for null."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    lengths: list[int] = pc.fill_null(pc.binary_length(column.cast(pa.large_binary())), 0).to_pylist()
+    return lengths
 
 
 def _values(column: pa.Array) -> Values:

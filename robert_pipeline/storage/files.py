@@ -22,6 +22,8 @@ from robert_pipeline.errors import ConfigError, StoreError
 
 TEMPORARY_SUFFIX = ".tmp"
 COPY_BYTES = 8 << 20
+S3_ATTEMPTS = 6
+"""Of one request, 16 s of waiting between them: a store that does not answer is an error within half a minute."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,7 @@ class Files:
         try:
             if "://" in self.uri:
                 filesystem, root = pafs.FileSystem.from_uri(_checked(self.uri))
+                filesystem = _giving_up(filesystem)
             else:
                 filesystem, root = pafs.LocalFileSystem(), str(Path(self.uri).expanduser().absolute())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -215,6 +218,15 @@ def _checked(uri: str) -> str:
         # A small file is then one request; else every file is an upload in parts, of three requests.
         return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
     return uri
+
+
+def _giving_up(filesystem: pafs.FileSystem) -> pafs.FileSystem:
+    """The same file system with `S3_ATTEMPTS`: as an address makes it, it asks a silent server for 100 s."""
+    if not isinstance(filesystem, pafs.S3FileSystem):
+        return filesystem
+    _, (options,) = filesystem.__reduce__()  # an address has no word for it
+    retries = pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
+    return pafs.S3FileSystem(**options, retry_strategy=retries)
 
 
 def _first_line(error: Exception) -> str:

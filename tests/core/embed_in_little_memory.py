@@ -15,13 +15,14 @@ budget = BatchBudget(tokens=4_000_000)
 
 
 def embed(text):
-    return embed_texts(
+    (embedded,) = embed_texts(
         [text],
         tokenizer=loaded.tokenizer,
         encoder=loaded.encoder,
         chunking=Chunking(chunk_tokens=100, overlap_tokens=0),
         budget=budget,
     )
+    return embedded
 
 
 embed("bank " * 10_000)  # threads and buffers that every later run needs

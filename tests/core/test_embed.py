@@ -28,7 +28,13 @@ chunkings = st.integers(1, 24).flatmap(
 )
 
 
-def embed(loaded, texts, *, chunking=None, batch_tokens=4096, encoder=None, **others):
+def embed(loaded, texts, **others):
+    """All chunks in one window."""
+    (embedded,) = windows_of(loaded, texts, **others)
+    return embedded
+
+
+def windows_of(loaded, texts, *, chunking=None, batch_tokens=4096, encoder=None, **others):
     return embed_texts(
         texts,
         tokenizer=loaded.tokenizer,
@@ -39,23 +45,15 @@ def embed(loaded, texts, *, chunking=None, batch_tokens=4096, encoder=None, **ot
     )
 
 
-@given(texts, chunkings)
+@given(texts, chunkings, st.integers(1, 3_000), st.integers(1, 30))
 @settings(max_examples=40)
-def test_the_new_tokens_of_a_texts_chunks_are_its_tokens(tiny, texts, chunking):
-    """Words would be counted twice where chunks overlap, or not at all."""
-    embedded = embed(tiny, texts, chunking=chunking)
-    spans = embedded.spans
-    tokens, counts_N = embedded.new_tokens(np.ones(len(spans), bool))
-    at = 0
-    for index, text in enumerate(texts):
-        (alone,) = [tiny.tokenizer([text]).token_ids]
-        mine = spans.document_N == index
-        seen = int((spans.start_N + spans.count_N)[mine].max(initial=0))
-        assert counts_N[mine].sum() == seen
-        assert tokens[at : at + seen].tolist() == alone[:seen].tolist()
-        at += seen
-    some = spans.index_N != 0
-    np.testing.assert_array_equal(embedded.new_tokens(some)[1], counts_N[some])
+def test_windows_are_the_whole_in_order(tiny, texts, chunking, batch_tokens, window_chunks):
+    """A long document would lose the chunks between two windows, or get vectors that a short one would not."""
+    whole = embed(tiny, texts, chunking=chunking)
+    windows = list(windows_of(tiny, texts, chunking=chunking, batch_tokens=batch_tokens, window_chunks=window_chunks))
+    assert np.concatenate([window.chunk_N for window in windows]).tolist() == whole.chunk_N.tolist()
+    np.testing.assert_allclose(np.concatenate([window.vectors_ND for window in windows]), whole.vectors_ND, atol=1e-5)
+    assert all(len(window.vectors_ND) <= window_chunks for window in windows)
 
 
 @given(texts, chunkings, st.integers(1, 3_000))
@@ -66,13 +64,13 @@ def test_batches_do_not_change_vectors_and_order_is_kept(tiny, texts, chunking, 
     at = 0
     for index, text in enumerate(texts):
         alone = embed(tiny, [text], chunking=chunking, batch_tokens=1)
-        mine = slice(at, at + len(alone.spans))
+        mine = slice(at, at + len(alone.texts.spans))
         np.testing.assert_allclose(together.vectors_ND[mine], alone.vectors_ND, atol=1e-5)
-        assert (together.spans.document_N[mine] == index).all()
+        assert (together.texts.spans.document_N[mine] == index).all()
         for name in ("char_start_N", "char_end_N"):
-            assert (getattr(together, name)[mine] == getattr(alone, name)).all()
-        assert together.token_counts_B[index] == alone.token_counts_B[0]
-        at += len(alone.spans)
+            assert (getattr(together.texts, name)[mine] == getattr(alone.texts, name)).all()
+        assert together.texts.token_counts_B[index] == alone.texts.token_counts_B[0]
+        at += len(alone.texts.spans)
     assert at == len(together.vectors_ND)
 
 
@@ -101,8 +99,8 @@ def test_no_batch_is_above_its_budget(tiny, words, chunking, batch_tokens):
         tiny, [" ".join(words)], chunking=chunking, batch_tokens=batch_tokens, encoder=measured, on_encoded=done.append
     )
     assert all(count * longest <= batch_tokens or count == 1 for count, longest in measured.sizes)
-    assert sum(count for count, _ in measured.sizes) == len(embedded.spans)
-    assert sum(done) == embedded.spans.count_N.sum()
+    assert sum(count for count, _ in measured.sizes) == len(embedded.texts.spans)
+    assert sum(done) == embedded.texts.spans.count_N.sum()
 
 
 def test_the_last_batches_are_small(tiny):
@@ -145,7 +143,7 @@ def test_nothing_to_embed_is_no_vectors(tiny):
     for texts in ([], ["", "\u200b"]):
         embedded = embed(tiny, texts)
         assert embedded.vectors_ND.shape == (0, 32)
-        assert embedded.token_counts_B.tolist() == [0] * len(texts)
+        assert embedded.texts.token_counts_B.tolist() == [0] * len(texts)
 
 
 class Cramped(Measuring):
@@ -179,7 +177,7 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(tiny, error):
     chunking = Chunking(chunk_tokens=18, overlap_tokens=2)
     cramped = Cramped(tiny.encoder, 130, error)
     budget = BatchBudget(tokens=1_000)
-    embedded = embed_texts(texts, tokenizer=tiny.tokenizer, encoder=cramped, chunking=chunking, budget=budget)
+    (embedded,) = embed_texts(texts, tokenizer=tiny.tokenizer, encoder=cramped, chunking=chunking, budget=budget)
     np.testing.assert_allclose(embedded.vectors_ND, embed(tiny, texts, chunking=chunking).vectors_ND, atol=1e-5)
     assert cramped.refused == 3  # 1,000 → 500 → 240 → 120
     assert budget.tokens == 120
@@ -224,15 +222,10 @@ def test_chunks_that_find_no_memory_beside_others_are_encoded_alone_later(tiny):
     """The run would die of a batch that fits, because another thread's batch held the memory at that moment."""
     texts = ["bank profit goal minister " * 100] * 3
     shared = Shared(tiny.encoder)
-    embedded = embed_texts(
-        texts,
-        tokenizer=tiny.tokenizer,
-        encoder=shared,
-        chunking=Chunking(chunk_tokens=18, overlap_tokens=2),
-        budget=BatchBudget(tokens=60),
-    )
+    chunking = Chunking(chunk_tokens=18, overlap_tokens=2)
+    embedded = embed(tiny, texts, chunking=chunking, batch_tokens=60, encoder=shared)
     assert shared.refused
-    expected = embed(tiny, texts, chunking=Chunking(chunk_tokens=18, overlap_tokens=2))
+    expected = embed(tiny, texts, chunking=chunking)
     np.testing.assert_allclose(embedded.vectors_ND, expected.vectors_ND, atol=1e-5)
 
 

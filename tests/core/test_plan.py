@@ -10,11 +10,34 @@ from robert_pipeline.core.plan import plan_units, repeated_ids
 from robert_pipeline.types import Fragment, RowGroup
 
 row_groups = st.lists(st.builds(RowGroup, row_count=st.integers(0, 40), text_bytes=st.integers(0, 5_000)), max_size=5)
-fragments = st.lists(row_groups, max_size=4).map(
-    lambda files: [
-        Fragment(file=f"{index}.parquet", revision="r", row_groups=tuple(groups)) for index, groups in enumerate(files)
-    ]
+GOLDEN = ["0f4f8cb5282ecbff", "5726cdb4f52742e0", "5b8ca9bbcd1d63c5"]
+LARGE = st.dictionaries(st.integers(0, 19), st.integers(6_001, 90_000), max_size=5)
+skewed_groups = st.lists(
+    st.builds(
+        lambda row_count, small_bytes, large: RowGroup(
+            row_count=row_count,
+            text_bytes=small_bytes + sum(large.values()),
+            large_documents=tuple(sorted(large.items())),
+        ),
+        st.integers(20, 40),
+        st.integers(0, 5_000),
+        LARGE,
+    ),
+    max_size=5,
 )
+
+
+def files_of(groups):
+    return st.lists(groups, max_size=4).map(
+        lambda files: [
+            Fragment(file=f"{index}.parquet", revision="r", row_groups=tuple(groups))
+            for index, groups in enumerate(files)
+        ]
+    )
+
+
+even_fragments = files_of(row_groups)
+fragments = even_fragments | files_of(skewed_groups)
 
 
 def rows_of(fragments):
@@ -45,7 +68,7 @@ def test_every_row_is_in_exactly_one_unit_in_corpus_order(fragments, unit_bytes)
     assert units == plan_units("p", fragments, unit_bytes=unit_bytes)
 
 
-@given(fragments, st.integers(1, 6_000))
+@given(even_fragments, st.integers(1, 6_000))
 @example([Fragment(file="a", revision="r", row_groups=(RowGroup(row_count=3, text_bytes=100),))], 50)
 def test_units_are_as_full_as_even_rows_allow(fragments, unit_bytes):
     """A unit would hold more than a crash may cost, or the corpus would fall apart into needless units."""
@@ -58,6 +81,28 @@ def test_units_are_as_full_as_even_rows_allow(fragments, unit_bytes):
     text_bytes = sum(group.text_bytes for f in fragments for group in f.row_groups if group.row_count)
     pieces = sum(len(unit.ranges) for unit in units)
     assert text_bytes - pieces <= sum(unit.text_bytes for unit in units) <= text_bytes
+
+
+@given(files_of(skewed_groups), st.integers(1, 6_000))
+def test_a_large_document_is_a_unit_of_its_own(fragments, unit_bytes):
+    """One worker would still be busy with it, and with all its neighbours, when the others are done."""
+    units = plan_units("p", fragments, unit_bytes=unit_bytes)
+    sizes = {rows_in(unit)[0]: unit.text_bytes for unit in units if unit.document_count == 1}
+    rows = {(file, group, in_group): (file, row, group, in_group) for file, row, group, in_group in rows_of(fragments)}
+    for fragment in fragments:
+        for index, group in enumerate(fragment.row_groups):
+            for row, text_bytes in group.large_documents:
+                assert sizes[rows[fragment.file, index, row]] == text_bytes
+    largest = max((size for f in fragments for g in f.row_groups for _, size in g.large_documents), default=0)
+    assert max((unit.text_bytes for unit in units), default=0) <= max(largest, unit_bytes, 5_000)
+
+
+def test_the_units_of_a_corpus_without_large_documents_keep_their_names():
+    """Every store would be embedded anew after an update."""
+    groups = (RowGroup(row_count=700, text_bytes=9_000), RowGroup(row_count=3, text_bytes=50))
+    fragments = [Fragment(file="a.parquet", revision="r", row_groups=groups)]
+    units = plan_units("p", fragments, unit_bytes=4_000, duplicates=[("a.parquet", 5)])
+    assert [unit.unit_id for unit in units] == GOLDEN
 
 
 @given(fragments, st.integers(1, 6_000), st.randoms(use_true_random=False))

@@ -7,6 +7,7 @@ import pytest
 from robert_pipeline.config import Chunking, EncoderSource
 from robert_pipeline.errors import CorpusError, EncoderError, StoreError
 from robert_pipeline.runs.plan import corpus_documents, list_partitions, plan
+from tests.corpora import write_texts
 from tests.projects import DOCUMENTS_TO_LABEL, LABEL, LEARN, elsewhere
 
 
@@ -60,6 +61,18 @@ def test_units_are_cut_by_bytes(project):
     (partition,) = plan(small, partitions=[LEARN], run_id="r").partitions
     assert len(partition.units) > 3
     assert sum(unit.document_count for unit in partition.units) == 40
+
+
+def test_one_large_document_takes_no_neighbour_with_it(project, tmp_path):
+    """Its unit would be the heaviest twice over, and named by rows that have nothing to do with it."""
+    texts = ["goal " * 20] * 30 + ["bank " * 1_000] + ["team " * 20] * 10
+    write_texts(tmp_path / "corpus" / "a.parquet", texts)
+    settings = replace(project, corpus=str(tmp_path / "corpus"), embedding=replace(project.embedding, unit_bytes=2_000))
+    (partition,) = plan(settings, run_id="r").partitions
+    assert [unit.document_count for unit in partition.units if unit.ranges[0].first_row == 30] == [1]
+    assert max(unit.text_bytes for unit in partition.units) == 5_000
+    assert sorted(unit.text_bytes for unit in partition.units)[-2] <= 2_000
+    assert sum(unit.document_count for unit in partition.units) == len(texts)
 
 
 def test_what_is_not_wholly_embedded_is_refused_by_name(project):

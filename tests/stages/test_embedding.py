@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import SMALL_CHUNKS
+from corpora import SMALL_CHUNKS, shard_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stores import (
@@ -23,6 +23,7 @@ from stores import (
 
 from robert_pipeline.config import Embedding
 from robert_pipeline.core.chunk import cut
+from robert_pipeline.core.embed import WINDOW_CHUNKS, embed_texts
 from robert_pipeline.errors import ConfigError
 from robert_pipeline.stages.embedding import embed_unit
 from robert_pipeline.stages.progress import listening
@@ -319,6 +320,75 @@ def test_units_blocks_and_history_change_no_vector(tmp_path_factory, tiny, night
         for n, t in enumerate(texts):
             if t and t.strip():
                 assert len(documents["day=1", f"d{n}"][1]) == chunks_of(encoder, [t])
+
+
+LONG_TEXT = " ".join(f"word{number % 997} says {number}" for number in range(75_000))
+"""1.4 MB, 262,000 tokens: chunks for two windows."""
+
+
+@pytest.fixture(scope="module")
+def long_corpus(tmp_path_factory):
+    """A long document between short ones."""
+    folder = tmp_path_factory.mktemp("long")
+    write_partition(folder, "day=1", [text(1), LONG_TEXT, text(2), LONG_TEXT[:1_000]])
+    return folder
+
+
+def test_a_long_document_is_a_unit_in_windows_with_the_rows_of_any_other(long_corpus, tmp_path, encoder, monkeypatch):
+    """Its chunks would be lost or doubled between windows, or a head would read it as several documents."""
+    windows = settings_of(long_corpus, tmp_path / "windows", embedding=Embedding(unit_bytes=1 << 20))
+    assert [unit.document_count for unit in units_of(windows)] == [1, 1, 2]
+    counts = embed_missing(windows, encoder)
+    chunks = chunks_of(encoder, [LONG_TEXT])
+    assert chunks > WINDOW_CHUNKS
+    assert encoder.encoder.sequences == counts.chunks > chunks
+    whole = settings_of(long_corpus, tmp_path / "whole", embedding=ONE_UNIT)
+    assert len(units_of(whole)) == 1
+    monkeypatch.setattr(embed_texts, "__kwdefaults__", embed_texts.__kwdefaults__ | {"window_chunks": 1 << 20})
+    assert embed_missing(whole, encoder) == counts
+    documents, _ = stored(windows, encoder)
+    assert documents == stored(whole, encoder)[0]
+    assert len(documents["day=1", "d1"][1]) == chunks
+    rows = [shard_rows(job_of(each, encoder), unit) for each in (windows, whole) for unit in units_of(each)]
+    assert [row for unit in rows[:3] for row in unit] == rows[3]
+
+
+def test_a_long_document_is_copied_where_it_is_known(long_corpus, tmp_path, encoder):
+    """The dearest document of a corpus would be encoded again under its next id, or once for every copy."""
+    given_settings = settings_of(long_corpus, tmp_path / "store", embedding=Embedding(unit_bytes=1 << 20))
+    embed_missing(given_settings, encoder)
+    spent = encoder.encoder.sequences
+    corpus = tmp_path / "corpus"
+    write_partition(corpus, "day=2", [LONG_TEXT, text(1), LONG_TEXT], ids=["x", "y", "z"])
+    counts = embed_missing(settings_of(corpus, tmp_path / "store", embedding=Embedding(unit_bytes=1 << 20)), encoder)
+    assert (counts.embedded, counts.reused, encoder.encoder.sequences) == (3, 3, spent)
+    fresh = counting_encoder(encoder.tokenizer)
+    other = settings_of(corpus, tmp_path / "other", embedding=Embedding(unit_bytes=1 << 20))
+    assert embed_missing(other, fresh).reused == 1
+    assert stored(other, fresh)[0]["day=2", "z"] == stored(given_settings, encoder)[0]["day=1", "d1"]
+
+
+def test_a_long_document_that_fails_late_leaves_no_row(long_corpus, tmp_path, encoder):
+    """Half of a document would be scored as if it were the whole, and counted as rejected as well."""
+    original = encoder.encoder.__class__.__call__
+
+    class FailingLate(encoder.encoder.__class__):
+        def __call__(self, batch):
+            vectors = original(self, batch)
+            if self.sequences > WINDOW_CHUNKS + 100:
+                vectors[:] = np.inf
+            return vectors
+
+    failing = counting_encoder(encoder.tokenizer)
+    object.__setattr__(failing, "encoder", FailingLate())
+    given_settings = settings_of(long_corpus, tmp_path / "store", embedding=ONE_UNIT)
+    (unit,) = units_of(given_settings)
+    counts = embed_unit(unit, job_of(given_settings, failing), failing)
+    documents, rejected = stored(given_settings, failing)
+    assert list(documents) == [("day=1", "d0")]
+    assert rejected == {("day=1", row, "day=1/part-0.parquet"): "not_finite" for row in (1, 2, 3)}
+    assert (counts.documents, counts.embedded, counts.rejected) == (4, 1, 3)
+    assert [path.name for path in tmp_path.rglob("*") if path.suffix == ".tmp"] == []
 
 
 def test_the_stage_imports_no_engine():

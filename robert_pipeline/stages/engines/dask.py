@@ -91,7 +91,8 @@ class DaskHost:
 
     def run(self, pipeline: beam.Pipeline) -> None:
         """Run to a good end; at most the engine's patience without any worker. Raises what a worker raised."""
-        with dask.annotate(**({"resources": self._resources} if self._resources else {})):
+        resources = {"resources": self._resources} if self._resources else {}
+        with dask.annotate(priority=_in_order, **resources):
             result = pipeline.run()
         try:
             self._watch(result.futures)
@@ -166,6 +167,14 @@ class DaskHost:
 def _states(keys: Sequence[str], dask_scheduler: Any) -> list[str]:
     """On the scheduler: how it is with these tasks."""
     return [dask_scheduler.tasks[key].state for key in keys if key in dask_scheduler.tasks]
+
+
+def _in_order(key: object) -> int:
+    """A task's priority: elements are begun in the pipeline's order, which Dask by itself mixes.
+
+    All but the first two of each worker: these Dask hands out before it looks at priorities.
+    """
+    return -key[-1] if isinstance(key, tuple) and isinstance(key[-1], int) else 0
 
 
 def _amounts(resources: str) -> dict[str, float]:

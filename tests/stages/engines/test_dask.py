@@ -6,6 +6,7 @@ import os
 import random
 import threading
 from collections import Counter
+from pathlib import Path
 
 import distributed
 import pyarrow as pa
@@ -214,6 +215,27 @@ def test_a_cluster_of_this_machine_keeps_workers_apart_and_works(many):
         assert sorted(found.values()) == sorted((list(place.cores), str(len(place.cores))) for place in places)
         engine = Engine(name=address.replace("tcp://", "dask://"), patience_seconds=400)
         assert embed(dataclasses.replace(many, engine=engine), run_id="own").counts.embedded == UNITS
+
+
+def test_the_largest_are_begun_first(many, tmp_path):
+    """Everybody would wait at the end for the worker that found a 50 MB document among the last units."""
+    large = " ".join(word for kind in WORDS.values() for word in kind) * 50
+    texts = [f"{number} {'goal ' * (7 * number % UNITS + 1)}" for number in range(UNITS)]
+    write_texts(Path(many.corpus) / "day=1" / "a.parquet", [*texts, large])
+    units = plan(many, run_id="look").missing
+    size = {unit.unit_id: unit.text_bytes for unit in units}
+    assert max(size.values()) == len(large)
+    with cluster(tmp_path) as started:
+        for _ in range(2):
+            started.add_worker(preload=LOGGED.format(log=str(tmp_path / "log"), seconds=0.2))
+        engine = Engine(name=started.engine_name, patience_seconds=400)
+        embed(dataclasses.replace(many, engine=engine), run_id="large")
+        begun = [size[unit] for _, unit in log_of(started)]
+    assert sorted(begun) == sorted(size.values())
+    # Dask gives each of the two workers two units before it looks at the order.
+    assert len(large) in begun[:6]
+    rest = [text_bytes for text_bytes in begun[4:] if text_bytes != len(large)]
+    assert sum(rest[:8]) > 2 * sum(rest[-8:])
 
 
 def test_no_scheduler_at_the_address(many):
