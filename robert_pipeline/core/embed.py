@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from robert_pipeline.config import Chunking
 from robert_pipeline.core.chunk import Int64
+from robert_pipeline.core.framing import Frame
 from robert_pipeline.core.packed_model import TokenBatch
 from robert_pipeline.core.reading import ReadTexts, read_texts
 from robert_pipeline.core.tokenize import Tokenizer
@@ -82,24 +83,43 @@ def embed_texts(
     `on_encoded` is told the useful tokens of each batch as it is done. A text without tokens has no chunk. Vectors are
     float32 (N, D) whatever the encoder computes in.
     """
-    read = read_texts(texts, tokenizer, chunking)
+    return embed_read(
+        read_texts(texts, tokenizer, chunking),
+        frame=tokenizer.frame,
+        encoder=encoder,
+        budget=budget,
+        window_chunks=window_chunks,
+        on_encoded=on_encoded,
+    )
+
+
+def embed_read(
+    read: ReadTexts,
+    *,
+    frame: Frame,
+    encoder: ChunkEncoder,
+    budget: BatchBudget,
+    window_chunks: int = WINDOW_CHUNKS,
+    on_encoded: OnEncoded = lambda _tokens: None,
+) -> Iterator[EmbeddedChunks]:
+    """As `embed_texts`, for texts that are tokenised already; `frame` is their tokenizer's."""
     for first in range(0, max(1, len(read.spans)), window_chunks):
         chunk_N = np.arange(first, min(first + window_chunks, len(read.spans)))
-        vectors_ND = _encode(read, chunk_N, tokenizer, encoder, budget, on_encoded)
+        vectors_ND = _encode(read, chunk_N, frame, encoder, budget, on_encoded)
         yield EmbeddedChunks(texts=read, chunk_N=chunk_N, vectors_ND=vectors_ND)
 
 
 def _encode(
     read: ReadTexts,
     chunk_N: Int64,
-    tokenizer: Tokenizer,
+    frame: Frame,
     encoder: ChunkEncoder,
     budget: BatchBudget,
     on_encoded: OnEncoded,
 ) -> NDArray[np.float32]:
     vectors_ND = np.empty((len(chunk_N), encoder.dimension), np.float32)
     count_N = read.spans.count_N[chunk_N]
-    lengths_N = count_N + len(tokenizer.frame)
+    lengths_N = count_N + len(frame)
     first_N = read.first_tokens(chunk_N)
     # Longest first: batches of nearly equal length pad little, and memory runs out at once or never.
     order_N = np.argsort(-lengths_N, kind="stable")
@@ -108,7 +128,7 @@ def _encode(
         """Encode these chunks in one batch, or in as many as memory asks for."""
         if budget.fits(lengths_N[chosen]):
             try:
-                vectors_ND[chosen] = encoder(tokenizer.frame.batch(read.token_ids, first_N[chosen], count_N[chosen]))
+                vectors_ND[chosen] = encoder(frame.batch(read.token_ids, first_N[chosen], count_N[chosen]))
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or (alone and len(chosen) == 1):
                     raise

@@ -14,10 +14,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from robert_pipeline.config import Chunking
-from robert_pipeline.core.embed import BatchBudget, EmbeddedChunks, embed_texts
+from robert_pipeline.core.embed import BatchBudget, EmbeddedChunks, embed_read
+from robert_pipeline.core.reading import ReadTexts, read_texts
 from robert_pipeline.stages.progress import Done, report
 from robert_pipeline.storage.encoders import LoadedEncoder
-from robert_pipeline.storage.known_texts import KnownTexts, chunk_places
+from robert_pipeline.storage.known_texts import FoundTexts, KnownTexts, chunk_places
 from robert_pipeline.storage.shards import chunk_rows
 from robert_pipeline.storage.spool import RowSpool
 from robert_pipeline.types import Counts, Document, Reject
@@ -69,18 +70,52 @@ def place_name(document: Document) -> str:
     return f"{document.file}#{document.row}"
 
 
-def embed_block(documents: Sequence[Document], encoder: BlockEncoder) -> Block:
-    """The chunk rows of `documents`, in their order. A text that several of them have is encoded once."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadBlock:
+    """Documents, what the store has of their texts, and the tokens of the others."""
+
+    documents: Sequence[Document]
+    text_B: Integers
+    """Which text each document has."""
+    firsts_U: Sequence[int]
+    """The first document of each text."""
+    found: FoundTexts
+    fresh: Integers
+    """The texts that the store does not have."""
+    read: ReadTexts
+    """Theirs."""
+
+
+def read_block(documents: Sequence[Document], encoder: BlockEncoder) -> ReadBlock:
+    """Look up the texts of `documents`, tokenise those that are not known. A text of several documents counts once."""
     first_of: dict[str, int] = {}
     for number, document in enumerate(documents):
         first_of.setdefault(document.text_hash, number)
     firsts_U = list(first_of.values())
     number_of = {text_hash: number for number, text_hash in enumerate(first_of)}
-    text_B = np.array([number_of[document.text_hash] for document in documents], np.int64)
-    texts = _texts([documents[number] for number in firsts_U], encoder)
+    found = encoder.known.fetch(list(first_of))
+    is_fresh_U = np.ones(len(firsts_U), bool)
+    is_fresh_U[found.query_F] = False
+    fresh = np.flatnonzero(is_fresh_U)
+    return ReadBlock(
+        documents=documents,
+        text_B=np.array([number_of[document.text_hash] for document in documents], np.int64),
+        firsts_U=firsts_U,
+        found=found,
+        fresh=fresh,
+        read=read_texts(
+            [documents[firsts_U[number]].text for number in fresh.tolist()], encoder.loaded.tokenizer, encoder.chunking
+        ),
+    )
+
+
+def embed_block(block: ReadBlock, encoder: BlockEncoder) -> Block:
+    """The chunk rows of a block's documents, in their order."""
+    documents, text_B = block.documents, block.text_B
+    texts = _texts(block, encoder)
     good_B = texts.lengths_U[text_B] > 0
     chosen_B = np.flatnonzero(good_B)
-    is_encoded_B = _is_encoded(documents, text_B, firsts_U, texts)
+    is_encoded_B = _is_encoded(documents, text_B, block.firsts_U, texts)
     rows = _in_order(documents, chosen_B, text_B, texts)
     tokens_U = _document_tokens(texts)
     return Block(
@@ -97,27 +132,26 @@ def embed_block(documents: Sequence[Document], encoder: BlockEncoder) -> Block:
     )
 
 
-def _texts(documents: Sequence[Document], encoder: BlockEncoder) -> _Texts:
-    """Chunk rows of documents whose texts are all different."""
-    found = encoder.known.fetch([document.text_hash for document in documents])
-    is_fresh_U = np.ones(len(documents), bool)
-    is_fresh_U[found.query_F] = False
-    fresh = np.flatnonzero(is_fresh_U)
-    fresh_documents = [documents[number] for number in fresh.tolist()]
-    embedded = embed_texts(
-        [document.text for document in fresh_documents],
-        tokenizer=encoder.loaded.tokenizer,
+def _texts(block: ReadBlock, encoder: BlockEncoder) -> _Texts:
+    """Chunk rows of the texts of a block."""
+    found, fresh = block.found, block.fresh
+    embedded = embed_read(
+        block.read,
+        frame=encoder.loaded.tokenizer.frame,
         encoder=encoder.loaded.encoder,
-        chunking=encoder.chunking,
         budget=encoder.budget,
         on_encoded=lambda tokens: report(Done(stage="embedding", tokens=tokens)),
     )
+    fresh_documents = [block.documents[block.firsts_U[number]] for number in fresh.tolist()]
     rows, lengths_F, problems = _fresh_rows(fresh_documents, embedded, encoder)
     query_X = np.concatenate([found.query_F, fresh])
     lengths_X = np.concatenate([found.lengths_F, lengths_F])
-    start_U, lengths_U = np.zeros(len(documents), np.int64), np.zeros(len(documents), np.int64)
+    texts = len(block.firsts_U)
+    start_U, lengths_U = np.zeros(texts, np.int64), np.zeros(texts, np.int64)
     start_U[query_X] = np.cumsum(lengths_X) - lengths_X
     lengths_U[query_X] = lengths_X
+    is_fresh_U = np.zeros(texts, bool)
+    is_fresh_U[fresh] = True
     return _Texts(
         rows=pa.concat_tables([found.rows, rows]),
         start_U=start_U,

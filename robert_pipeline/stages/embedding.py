@@ -16,7 +16,8 @@ from robert_pipeline.core.embed import BatchBudget
 from robert_pipeline.core.gpu_busy import GpuBusy
 from robert_pipeline.errors import EncoderError
 from robert_pipeline.native.allocator import give_back_memory
-from robert_pipeline.stages.block import BlockEncoder, embed_block, place_name
+from robert_pipeline.stages.block import BlockEncoder, embed_block, place_name, read_block
+from robert_pipeline.stages.overlap import ahead, behind
 from robert_pipeline.stages.progress import Done, report
 from robert_pipeline.storage.content_index import open_index
 from robert_pipeline.storage.corpus import read_unit
@@ -168,10 +169,12 @@ def _write_shard(
     )
     is_unit = isinstance(of, WorkUnit)
     counts = Counts()
-    with GpuBusy(loaded.encoder.device) as gpu:
-        for block in _blocks(documents, job.embedding.block_bytes):
+    with GpuBusy(loaded.encoder.device) as gpu, behind(writer.write) as write:
+        # A GPU, or half of two cores, would have nothing to do while rows are read, tokenised and written.
+        blocks = (read_block(block, encoder) for block in _blocks(documents, job.embedding.block_bytes))
+        for block in ahead(blocks):
             done = embed_block(block, encoder)
-            writer.write(done.rows)
+            write(done.rows)
             rejects += done.rejects
             counts += done.counts
             give_back_memory()

@@ -1,0 +1,48 @@
+"""Work of two threads at once: what comes next is made, and what is done is put away, while the caller is busy.
+
+Items enter and leave in order. One item is made ahead and one is put away at a time, so memory holds three at most.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a thread while the one before is in use. Raises what `items` raises, in its place."""
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        coming: Future[list[T]] = pool.submit(_next, items)
+        while item := coming.result():
+            coming = pool.submit(_next, items)
+            yield item.pop()
+
+
+def _next(items: Iterator[T]) -> list[T]:
+    """The next item, if there is one."""
+    for item in items:
+        return [item]
+    return []
+
+
+@contextmanager
+def behind(work: Callable[[T], None]) -> Iterator[Callable[[T], None]]:
+    """A function that has `work(item)` done in a thread, once the item before is done; all are at the end of the block.
+
+    What `work` raises comes out of the next call, or of the block.
+    """
+    running: list[Future[None]] = []
+
+    def wait() -> None:
+        if running:
+            running.pop().result()
+
+    def hand_over(item: T) -> None:
+        wait()
+        running.append(pool.submit(work, item))
+
+    with ThreadPoolExecutor(1, "behind") as pool:
+        yield hand_over
+        wait()
