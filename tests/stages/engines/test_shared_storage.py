@@ -2,15 +2,17 @@
 
 import contextlib
 import dataclasses
+import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 
-import boto3
 import pyarrow as pa
 import pytest
 
@@ -53,9 +55,9 @@ def guarded(tmp_path_factory):
         )
         try:
             until(lambda: _listens(host, port))
-            key = _make_account(f"http://{host}:{port}")
-            patch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
-            patch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+            key_id, secret = _make_account(host, port)
+            patch.setenv("AWS_ACCESS_KEY_ID", key_id)
+            patch.setenv("AWS_SECRET_ACCESS_KEY", secret)
             patch.setenv("AWS_REGION", "us-east-1")
             patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
             yield f"{host}:{port}"
@@ -70,14 +72,28 @@ def _listens(host, port):
     return False
 
 
-def _make_account(url):
-    place = {"endpoint_url": url, "aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
-    accounts = boto3.client("iam", **place)
-    accounts.create_user(UserName="robert")
-    accounts.put_user_policy(UserName="robert", PolicyName="all", PolicyDocument=ALL_OF_S3)
-    key = accounts.create_access_key(UserName="robert")["AccessKey"]
-    boto3.client("s3", **place).create_bucket(Bucket="bucket")
-    return key
+def _make_account(host, port):
+    """An account that may use the whole store, and an empty bucket; gives id and secret of the account's key."""
+    # The server knows the account service by the scope of a signature.
+    scope = {"Authorization": "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/iam/aws4_request"}
+    of_user = {"Version": "2010-05-08", "UserName": "robert"}
+    for action in (
+        {"Action": "CreateUser"},
+        {"Action": "PutUserPolicy", "PolicyName": "all", "PolicyDocument": ALL_OF_S3},
+        {"Action": "CreateAccessKey"},
+    ):
+        answer = _ask(host, port, "POST", "/", urllib.parse.urlencode(of_user | action), scope)
+    _ask(host, port, "PUT", "/bucket", "", {})
+    return [re.search(f"<{name}>(.+?)</{name}>", answer)[1] for name in ("AccessKeyId", "SecretAccessKey")]
+
+
+def _ask(host, port, method, path, body, headers):
+    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=60)) as connection:
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        connection.request(method, path, body, form | headers)
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.reason
+        return answer.read().decode()
 
 
 @pytest.fixture(scope="module")
