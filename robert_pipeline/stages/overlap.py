@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made in a thread while the one before is in use. Raises what `items` raises, in its place."""
+    """The same items, each made in a thread while the one before is in use. What `items` raises comes in its place."""
     with ThreadPoolExecutor(1, "ahead") as pool:
         coming: Future[list[T]] = pool.submit(_next, items)
         while item := coming.result():

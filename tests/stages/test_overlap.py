@@ -35,11 +35,10 @@ def test_an_error_while_making_comes_out_in_its_place():
         yield 1
         raise OSError("damaged")
 
-    seen = []
+    coming = ahead(items())
+    assert next(coming) == 1
     with pytest.raises(OSError, match="damaged"):
-        for item in ahead(items()):
-            seen.append(item)
-    assert seen == [1]
+        next(coming)
 
 
 def test_all_is_put_away_in_order_at_the_end_of_the_block():
@@ -66,17 +65,27 @@ def test_an_error_while_putting_away_is_not_lost(last):
             raise OSError("no space")
 
     handed = []
-    with pytest.raises(OSError, match="no space"), behind(work) as hand_over:
-        for item in range(3 if last else 9):
-            hand_over(item)
-            handed.append(item)
+
+    def hand_over_all():
+        with behind(work) as hand_over:
+            for item in range(3 if last else 9):
+                hand_over(item)
+                handed.append(item)
+
+    with pytest.raises(OSError, match="no space"):
+        hand_over_all()
     assert len(handed) == 3
 
 
 def test_an_error_of_the_caller_waits_for_what_was_handed_over():
     """A file would be removed while a thread still writes it."""
     done = threading.Event()
-    with pytest.raises(KeyError), behind(lambda _item: done.set()) as hand_over:
-        hand_over(1)
-        raise KeyError
+
+    def fail_after_handing_over():
+        with behind(lambda _item: done.set()) as hand_over:
+            hand_over(1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_after_handing_over()
     assert done.is_set()
