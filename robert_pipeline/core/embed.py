@@ -124,24 +124,26 @@ def _encode(
     # Longest first: batches of nearly equal length pad little, and memory runs out at once or never.
     order_N = np.argsort(-lengths_N, kind="stable")
 
+    # Not recursive: a function that names itself lives, with all that it holds, until Python looks for cycles.
     def encode(chosen: Int64, *, alone: bool = True) -> Int64:
         """Encode these chunks in one batch, or in as many as memory asks for."""
-        if budget.fits(lengths_N[chosen]):
-            try:
-                vectors_ND[chosen] = encoder(frame.batch(read.token_ids, first_N[chosen], count_N[chosen]))
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or (alone and len(chosen) == 1):
-                    raise
-                if len(chosen) == 1:
-                    put_off.append(chosen)
-                    return chosen
-                budget.tokens = min(budget.tokens, int(lengths_N[chosen[0]]) * (len(chosen) // 2))
-                log.warning("out of memory: batches of %d tokens from here on", budget.tokens)
-            else:
-                return chosen
-        half = len(chosen) // 2
-        encode(chosen[:half], alone=alone)
-        encode(chosen[half:], alone=alone)
+        waiting = [chosen]
+        while waiting:
+            part = waiting.pop()
+            if budget.fits(lengths_N[part]):
+                try:
+                    vectors_ND[part] = encoder(frame.batch(read.token_ids, first_N[part], count_N[part]))
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error) or (alone and len(part) == 1):
+                        raise
+                    if len(part) == 1:
+                        put_off.append(part)
+                        continue
+                    budget.tokens = min(budget.tokens, int(lengths_N[part[0]]) * (len(part) // 2))
+                    log.warning("out of memory: batches of %d tokens from here on", budget.tokens)
+                else:
+                    continue
+            waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
         return chosen
 
     put_off: list[Int64] = []  # chunks that found no memory beside the other threads' batches

@@ -1,9 +1,11 @@
 """Texts in, chunk vectors out, in order, whatever the batches."""
 
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +198,20 @@ def test_other_errors_are_not_taken_for_memory(tiny):
     with pytest.raises(RuntimeError, match="shapes"):
         embed(tiny, ["bank " * 500], encoder=cramped)
     assert cramped.refused == 1
+
+
+def test_nothing_of_a_block_outlives_it(tiny):
+    """Memory would grow with the corpus, block by block, until Python happens to look for cycles."""
+    encoder = Measuring(tiny.encoder)
+    alive = weakref.ref(encoder)
+    gc.collect()
+    gc.disable()
+    try:
+        embed(tiny, ["bank profit goal minister " * 100] * 3, encoder=encoder)
+        del encoder
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 class Shared(Measuring):
