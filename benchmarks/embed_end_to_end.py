@@ -31,6 +31,7 @@ import sys, time
 import pyarrow.parquet as pq
 from robert_pipeline.config import Chunking, Embedding, EncoderSource
 from robert_pipeline.core.embed import BatchBudget, embed_texts
+from robert_pipeline.core.reading import read_texts
 from robert_pipeline.storage.encoders import load_encoder
 corpus, _, encoder = sys.argv[1:]
 loaded = load_encoder(EncoderSource(name=encoder))
@@ -44,10 +45,10 @@ for text in texts:
         held = 0
 budget = BatchBudget(tokens=loaded.encoder.batch_tokens)
 def work(block):
-    *_, last = embed_texts(
-        block, tokenizer=loaded.tokenizer, encoder=loaded.encoder, chunking=Chunking(), budget=budget
-    )
-    return int(last.texts.token_counts_B.sum())
+    read = read_texts(block, loaded.tokenizer, Chunking())
+    for _ in embed_texts(read, frame=loaded.tokenizer.frame, encoder=loaded.encoder, budget=budget):
+        pass
+    return int(read.token_counts_B.sum())
 work(texts[:20])
 started, cpu = time.perf_counter(), time.process_time()
 tokens = sum(map(work, blocks))

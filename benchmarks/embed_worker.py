@@ -37,12 +37,13 @@ class Product(Peer):
 
     def __call__(self, texts: list[str]) -> Vectors:
         from robert_pipeline.core.embed import embed_texts
+        from robert_pipeline.core.reading import read_texts
 
+        tokenizer = self._loaded.tokenizer
         windows = embed_texts(
-            texts,
-            tokenizer=self._loaded.tokenizer,
+            read_texts(texts, tokenizer, self._chunking),
+            frame=tokenizer.frame,
             encoder=self._loaded.encoder,
-            chunking=self._chunking,
             budget=self._budget,
         )
         return np.concatenate([window.vectors_ND for window in windows])

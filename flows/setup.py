@@ -1,9 +1,11 @@
-"""What the deployments on a server need besides prefect.yaml: the settings file, the slots for embedding, automations.
+"""Deploy the flows on a Prefect server: work pool, the deployments of prefect.yaml, settings file, slots, automations.
 
-`python -m flows.setup SETTINGS SLOTS`, as `make serve` calls it; a second time changes nothing.
+`python -m flows.setup SETTINGS SLOTS`, in the folder of prefect.yaml, with PREFECT_API_URL set; `make serve` and the
+services of infra/ call it, again and again. SETTINGS is the file on the workers, SLOTS how many runs may embed at once.
 """
 
 import asyncio
+import subprocess
 import sys
 
 from prefect.client.orchestration import get_client
@@ -12,6 +14,7 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from flows.automations import ensure_automations
 from flows.dead_runs import crash_dead_runs, watch_unfinished_runs
 from flows.partition import EMBEDDING_LIMIT
+from flows.serve import POOL
 
 DEPLOYMENTS = ("label-partition/nightly", "label-partition/partition", "backfill/history")
 
@@ -28,5 +31,13 @@ async def set_up(config: str, embedding_slots: int) -> None:
         await watch_unfinished_runs(client)
 
 
+def deploy() -> None:
+    """Work pool and deployments of the prefect.yaml in the current folder, where workers will look for the flows."""
+    for arguments in (("work-pool", "create", POOL, "--type", "process", "--overwrite"), ("deploy", "--all")):
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+        subprocess.run(command, check=True)  # noqa: S603 - this program's own words
+
+
 if __name__ == "__main__":
+    deploy()
     asyncio.run(set_up(sys.argv[1], int(sys.argv[2])))

@@ -1,11 +1,11 @@
-"""Texts in, chunk vectors out, in document order.
+"""Tokenised texts in, chunk vectors out, in document order.
 
 Chunks of nearly equal length are batched by a token budget, a window of chunks after the other.
-Opens no file; the encoder and the tokenizer are arguments. Axes: B documents, N chunks, D embedding.
+Opens no file; the encoder is an argument. Axes: B documents, N chunks, D embedding.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,12 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robert_pipeline.config import Chunking
 from robert_pipeline.core.chunk import Int64
 from robert_pipeline.core.framing import Frame
 from robert_pipeline.core.packed_model import TokenBatch
-from robert_pipeline.core.reading import ReadTexts, read_texts
-from robert_pipeline.core.tokenize import Tokenizer
+from robert_pipeline.core.reading import ReadTexts
 
 log = logging.getLogger(__name__)
 
@@ -69,31 +67,6 @@ class EmbeddedChunks:
 
 
 def embed_texts(
-    texts: Sequence[str],
-    *,
-    tokenizer: Tokenizer,
-    encoder: ChunkEncoder,
-    chunking: Chunking,
-    budget: BatchBudget,
-    window_chunks: int = WINDOW_CHUNKS,
-    on_encoded: OnEncoded = lambda _tokens: None,
-) -> Iterator[EmbeddedChunks]:
-    """Embed every chunk of every text, `window_chunks` at a time; at least one window, be it empty.
-
-    `on_encoded` is told the useful tokens of each batch as it is done. A text without tokens has no chunk. Vectors are
-    float32 (N, D) whatever the encoder computes in.
-    """
-    return embed_read(
-        read_texts(texts, tokenizer, chunking),
-        frame=tokenizer.frame,
-        encoder=encoder,
-        budget=budget,
-        window_chunks=window_chunks,
-        on_encoded=on_encoded,
-    )
-
-
-def embed_read(
     read: ReadTexts,
     *,
     frame: Frame,
@@ -102,7 +75,11 @@ def embed_read(
     window_chunks: int = WINDOW_CHUNKS,
     on_encoded: OnEncoded = lambda _tokens: None,
 ) -> Iterator[EmbeddedChunks]:
-    """As `embed_texts`, for texts that are tokenised already; `frame` is their tokenizer's."""
+    """Embed every chunk of every text, `window_chunks` at a time; at least one window, be it empty.
+
+    `frame` is that of the tokenizer that the texts were read with; `on_encoded` is told the useful tokens of each batch
+    as it is done. A text without tokens has no chunk. Vectors are float32 (N, D) whatever the encoder computes in.
+    """
     for first in range(0, max(1, len(read.spans)), window_chunks):
         chunk_N = np.arange(first, min(first + window_chunks, len(read.spans)))
         vectors_ND = _encode(read, chunk_N, frame, encoder, budget, on_encoded)

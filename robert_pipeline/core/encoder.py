@@ -16,7 +16,6 @@ from robert_pipeline.core.packed_layers import Elementwise, fuse_layers
 from robert_pipeline.core.packed_model import (
     AttentionKernel,
     PackedModel,
-    PaddedModel,
     TokenBatch,
     prepack_linears,
     token_states,
@@ -67,7 +66,6 @@ class Encoder:
         self.device = device
         self.dimension = int(model.config.hidden_size)
         self._hidden, self.way = token_states(self._model, pad_id=pad_id, kernel=kernel)
-        self._pads = isinstance(self._hidden, PaddedModel)
         self.batch_tokens = CUDA_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
         """Tokens of a batch that the device is fastest with."""
         if (
@@ -98,9 +96,8 @@ class Encoder:
             vectors_BD = pool(self._hidden(batch), batch, self._pooling, self._model)
         vectors = vectors_BD.float().cpu().numpy()
         tokens = len(batch.token_ids)
-        computed = int(batch.lengths_B.max()) * len(batch) if self._pads else tokens
         with self._counting:
-            self._use += EncoderUse(encoded_tokens=tokens, computed_tokens=computed)
+            self._use += EncoderUse(encoded_tokens=tokens, computed_tokens=self._hidden.computed_tokens(batch))
         return vectors
 
     def take_use(self, *, seconds: float) -> EncoderUse:

@@ -100,9 +100,19 @@ class Packing:
     """None: the device's own variable-length attention (CUDA)."""
 
 
-def token_states(
-    model: "PreTrainedModel", *, pad_id: int, kernel: "AttentionKernel | None"
-) -> "tuple[Callable[[TokenBatch], Tensor], str]":
+class TokenStates(Protocol):
+    """A model's hidden states, by one way of computing them."""
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """Of every token (N, D)."""
+        ...
+
+    def computed_tokens(self, batch: TokenBatch) -> int:
+        """Tokens that are computed for a batch: its own, and what is put between or behind them."""
+        ...
+
+
+def token_states(model: "PreTrainedModel", *, pad_id: int, kernel: "AttentionKernel | None") -> tuple[TokenStates, str]:
     """The fastest way to this model's hidden states (N, D) on its device, and its name. Differentiable.
 
     Packed where the model computes in bfloat16, an attention for it is at hand, and trial sequences agree; else padded.
@@ -145,6 +155,11 @@ class PackedModel:
         output = self.model(input_ids=_on(device, batch.token_ids[None]), packing=packing, **positions)
         hidden_ND: Tensor = output.last_hidden_state[0, :tokens]
         return hidden_ND
+
+    def computed_tokens(self, batch: TokenBatch) -> int:
+        """The batch's, rounded up on a CPU."""
+        multiple = SHAPE_TOKENS if self.model.device.type == "cpu" else 1
+        return -(-len(batch.token_ids) // multiple) * multiple
 
 
 def _on(device: torch.device, values: NDArray[np.int64]) -> Tensor:
@@ -211,6 +226,10 @@ class PaddedModel:
         hidden_BTD = self.model(input_ids=_on(device, ids_BT), attention_mask=mask_BT).last_hidden_state
         kept_ND: Tensor = hidden_BTD.flatten(0, 1)[_on(device, np.flatnonzero(real_BT))]
         return kept_ND
+
+    def computed_tokens(self, batch: TokenBatch) -> int:
+        """The rectangle's."""
+        return int(batch.lengths_B.max()) * len(batch)
 
 
 def register_attention() -> None:

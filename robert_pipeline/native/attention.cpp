@@ -107,7 +107,6 @@ bool forward(const Strided& q, const Strided& k, const Strided& v, const Strided
     return true;
 }
 
-
 struct Gradients {
     StridedOut q, k, v;
 };

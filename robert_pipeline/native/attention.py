@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from robert_pipeline.native.build import AMX_BF16, AVX512_BF16, NativeUnavailable, Source, build
+from robert_pipeline.native.build import AMX_BF16, AVX512_BF16, NativeUnavailable, Source, load
 
 SOURCE = Source(file="attention.cpp", instructions=AVX512_BF16)
 AMX_SOURCE = Source(file="attention.cpp", instructions=(*AVX512_BF16, *AMX_BF16))
@@ -75,16 +75,8 @@ def packed_attention() -> PackedAttention:
         raise NativeUnavailable("this processor has no AVX512-BF16")
     if torch.cpu._is_amx_tile_supported():
         with contextlib.suppress(NativeUnavailable):  # an older compiler: the other kernel needs less
-            return attention_of(AMX_SOURCE)
-    return attention_of(SOURCE)
-
-
-def attention_of(source: Source) -> PackedAttention:
-    """The kernel compiled for these instructions. Raises NativeUnavailable where that cannot be."""
-    try:
-        return PackedAttention(ctypes.CDLL(str(build(source))))
-    except OSError as error:
-        raise NativeUnavailable(f"the compiled library cannot be loaded: {error}") from error
+            return PackedAttention(load(AMX_SOURCE))
+    return PackedAttention(load(SOURCE))
 
 
 def _rows(x_NAE: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ A source and flags enter; the path of a library, or the reason why there is none
 hash of what it was made from, so a newer source never meets an older library.
 """
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -59,6 +60,14 @@ def build(source: Source) -> Path:
     if not library.exists():
         _compile([compiler, *flags, str(source.path)], library)
     return library
+
+
+def load(source: Source) -> ctypes.CDLL:
+    """The same, in this process. Raises NativeUnavailable."""
+    try:
+        return ctypes.CDLL(str(build(source)))
+    except OSError as error:
+        raise NativeUnavailable(f"the compiled library cannot be loaded: {error}") from error
 
 
 def _compiler() -> str:

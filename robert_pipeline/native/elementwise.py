@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from robert_pipeline.native.build import AVX512_BF16, NativeUnavailable, Source, build
+from robert_pipeline.native.build import AVX512_BF16, NativeUnavailable, Source, load
 
 SOURCE = Source(file="elementwise.cpp", instructions=AVX512_BF16)
 LARGEST_WIDTH = 4096
@@ -77,10 +77,7 @@ def packed_elementwise() -> PackedElementwise:
     """The kernels, compiled on the first call on a machine. Raises NativeUnavailable where there can be none."""
     if not torch.cpu._is_avx512_bf16_supported():
         raise NativeUnavailable("this processor has no AVX512-BF16")
-    try:
-        return PackedElementwise(ctypes.CDLL(str(build(SOURCE))))
-    except OSError as error:
-        raise NativeUnavailable(f"the compiled library cannot be loaded: {error}") from error
+    return PackedElementwise(load(SOURCE))
 
 
 def _address(tensor: Tensor) -> ctypes.c_void_p:

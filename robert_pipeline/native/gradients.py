@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from robert_pipeline.native.build import AMX_BF16, AVX512_BF16, NativeUnavailable, Source, build
+from robert_pipeline.native.build import AMX_BF16, AVX512_BF16, NativeUnavailable, Source, load
 
 SOURCE = Source(file="gradients.cpp", instructions=(*AVX512_BF16, *AMX_BF16))
 SIDE = 32
@@ -49,7 +49,4 @@ def linear_gradients() -> LinearGradients:
     """The kernel, compiled on the first call on a machine. Raises NativeUnavailable where there can be none."""
     if not (torch.cpu._is_amx_tile_supported() and torch.cpu._is_avx512_bf16_supported()):
         raise NativeUnavailable("this processor has no AMX tiles")
-    try:
-        return LinearGradients(ctypes.CDLL(str(build(SOURCE))))
-    except OSError as error:
-        raise NativeUnavailable(f"the compiled library cannot be loaded: {error}") from error
+    return LinearGradients(load(SOURCE))

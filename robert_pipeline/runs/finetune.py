@@ -21,9 +21,9 @@ from robert_pipeline.core.finetune.loop import (
     Finetuned,
     Finetuning,
     Progress,
-    TimeBudget,
     Watchers,
 )
+from robert_pipeline.core.finetune.pace import TimeBudget
 from robert_pipeline.core.related import related_groups
 from robert_pipeline.core.split import group_fractions, hold_out
 from robert_pipeline.core.targets import Targets, make_targets

@@ -18,7 +18,8 @@ from robert_pipeline.config import Settings
 from robert_pipeline.core.compare import NAMES, OnStep
 from robert_pipeline.core.evaluation import Evaluation, to_json
 from robert_pipeline.core.examples import Integers
-from robert_pipeline.core.finetune.loop import Progress, TimeBudget, Watchers
+from robert_pipeline.core.finetune.loop import Progress, Watchers
+from robert_pipeline.core.finetune.pace import TimeBudget
 from robert_pipeline.core.fused_recipe import FusedRecipe, HeldOut, train_fused
 from robert_pipeline.core.fusion import Floats
 from robert_pipeline.core.judge import evaluate

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from robert_pipeline.config import Chunking
-from robert_pipeline.core.embed import BatchBudget, EmbeddedChunks, embed_read
+from robert_pipeline.core.embed import BatchBudget, EmbeddedChunks, embed_texts
 from robert_pipeline.core.reading import ReadTexts, read_texts
 from robert_pipeline.stages.progress import Done, report
 from robert_pipeline.storage.encoders import LoadedEncoder
@@ -135,7 +135,7 @@ def embed_block(block: ReadBlock, encoder: BlockEncoder) -> Block:
 def _texts(block: ReadBlock, encoder: BlockEncoder) -> _Texts:
     """Chunk rows of the texts of a block."""
     found, fresh = block.found, block.fresh
-    embedded = embed_read(
+    embedded = embed_texts(
         block.read,
         frame=encoder.loaded.tokenizer.frame,
         encoder=encoder.loaded.encoder,

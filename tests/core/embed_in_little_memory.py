@@ -8,6 +8,7 @@ import numpy as np
 
 from robert_pipeline.config import Chunking, EncoderSource
 from robert_pipeline.core.embed import BatchBudget, embed_texts
+from robert_pipeline.core.reading import read_texts
 from robert_pipeline.storage.encoders import load_encoder
 
 loaded = load_encoder(EncoderSource(name=sys.argv[1], precision="float32"))
@@ -16,10 +17,9 @@ budget = BatchBudget(tokens=4_000_000)
 
 def embed(text):
     (embedded,) = embed_texts(
-        [text],
-        tokenizer=loaded.tokenizer,
+        read_texts([text], loaded.tokenizer, Chunking(chunk_tokens=100, overlap_tokens=0)),
+        frame=loaded.tokenizer.frame,
         encoder=loaded.encoder,
-        chunking=Chunking(chunk_tokens=100, overlap_tokens=0),
         budget=budget,
     )
     return embedded

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from robert_pipeline.config import Chunking, EncoderSource
 from robert_pipeline.core.embed import BatchBudget, embed_texts
+from robert_pipeline.core.reading import read_texts
 from robert_pipeline.storage.encoders import load_encoder
 
 WORDS = ["bank", "profit", "goal", "minister", "unbelievably", "日本", "😀", "e\u0301", "3.14"]
@@ -38,12 +39,10 @@ def embed(loaded, texts, **others):
 
 def windows_of(loaded, texts, *, chunking=None, batch_tokens=4096, encoder=None, **others):
     return embed_texts(
-        texts,
-        tokenizer=loaded.tokenizer,
+        read_texts(texts, loaded.tokenizer, chunking or Chunking()),
+        frame=loaded.tokenizer.frame,
         encoder=encoder or loaded.encoder,
-        chunking=chunking or Chunking(),
-        budget=BatchBudget(tokens=batch_tokens),
-        **others,
+        **{"budget": BatchBudget(tokens=batch_tokens), **others},
     )
 
 
@@ -179,7 +178,7 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(tiny, error):
     chunking = Chunking(chunk_tokens=18, overlap_tokens=2)
     cramped = Cramped(tiny.encoder, 130, error)
     budget = BatchBudget(tokens=1_000)
-    (embedded,) = embed_texts(texts, tokenizer=tiny.tokenizer, encoder=cramped, chunking=chunking, budget=budget)
+    embedded = embed(tiny, texts, chunking=chunking, encoder=cramped, budget=budget)
     np.testing.assert_allclose(embedded.vectors_ND, embed(tiny, texts, chunking=chunking).vectors_ND, atol=1e-5)
     assert cramped.refused == 3  # 1,000 → 500 → 240 → 120
     assert budget.tokens == 120

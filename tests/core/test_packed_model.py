@@ -6,9 +6,11 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernels import compiled
 
 from robert_pipeline.core.encoder import Encoder
 from robert_pipeline.core.packed_model import (
+    SHAPE_TOKENS,
     PackedModel,
     PaddedModel,
     TokenBatch,
@@ -17,7 +19,6 @@ from robert_pipeline.core.packed_model import (
     prepack_linears,
 )
 from robert_pipeline.native.attention import packed_attention
-from robert_pipeline.native.build import NativeUnavailable
 
 SIZES = {
     "hidden_size": 64,
@@ -31,10 +32,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def kernel():
-    try:
-        return packed_attention()
-    except NativeUnavailable as reason:
-        pytest.skip(f"what is tested cannot be had here: {reason}")
+    return compiled(packed_attention)
 
 
 def model(kind="Bert", dtype=torch.bfloat16, **others):
@@ -156,3 +154,12 @@ def test_a_filled_batch_has_its_sequences_first_and_a_round_number_of_tokens(len
     assert (filled.lengths_B > 0).all()
     assert np.array_equal(filled.starts[: len(plain.starts)], plain.starts)
     assert np.array_equal(filled.token_ids[: len(plain.token_ids)], plain.token_ids)
+
+
+def test_fillers_count_as_padding(kernel):
+    """A run would hide what it computes for nothing."""
+    made = model()
+    packed = PackedModel(made, kernel, first_position=0)
+    batch = TokenBatch.of([np.arange(10, 210), np.arange(10, 90)])
+    assert packed.computed_tokens(batch) == len(batch.filled(SHAPE_TOKENS).token_ids) == 512
+    assert packed.computed_tokens(TokenBatch.of([np.arange(256)])) == 256

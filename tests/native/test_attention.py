@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kernels import compiled
 
-from robert_pipeline.native.attention import AMX_SOURCE, SOURCE, attention_of
-from robert_pipeline.native.build import NativeUnavailable
+from robert_pipeline.native.attention import AMX_SOURCE, SOURCE, PackedAttention
+from robert_pipeline.native.build import load
 
 lengths = st.lists(st.integers(0, 90), min_size=1, max_size=5).filter(any)
 
@@ -20,10 +21,7 @@ def kernel(request):
     }[request.param]
     if not supported():
         pytest.skip(f"this processor has no {request.param}")
-    try:
-        return attention_of(source)
-    except NativeUnavailable as reason:
-        pytest.skip(f"what is tested cannot be had here: {reason}")
+    return compiled(lambda: PackedAttention(load(source)))
 
 
 def batch(lengths, *, heads=2, size=32, seed=0, spread=1.0):

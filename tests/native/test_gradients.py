@@ -4,17 +4,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kernels import compiled
 
-from robert_pipeline.native.build import NativeUnavailable
 from robert_pipeline.native.gradients import linear_gradients
 
 
 @pytest.fixture(scope="module")
 def kernel():
-    try:
-        return linear_gradients()
-    except NativeUnavailable as reason:
-        pytest.skip(f"what is tested cannot be had here: {reason}")
+    return compiled(linear_gradients)
 
 
 @given(st.integers(1, 2_500), st.sampled_from([(32, 64), (96, 32), (384, 384), (64, 1024)]), st.integers(0, 99))

@@ -24,6 +24,7 @@ from robert_pipeline.core.embed import out_of_memory
 from robert_pipeline.core.finetune.gradients import Batch, Gradients, Workers, step_gradients, weighted_loss
 from robert_pipeline.core.finetune.layers import TrainingKernels, quicken
 from robert_pipeline.core.finetune.optimizer import MasterWeights, rate_at
+from robert_pipeline.core.finetune.pace import Pace, TimeBudget
 from robert_pipeline.core.finetune.plan import Step, batches, epoch_steps, evaluation_batches
 from robert_pipeline.core.framing import Frame
 from robert_pipeline.core.packed_model import AttentionKernel, TokenBatch, token_states
@@ -39,12 +40,6 @@ Int64 = NDArray[np.int64]
 
 EVALUATED_CHUNKS = 32
 """Chunks of a held-out document that are looked at: the mean of so many hardly moves with more."""
-UNTIMED_STEPS = 4
-"""Steps that say nothing of the pace: in these everything is computed for the first time."""
-PROBED_STEPS = 12
-"""Further steps after which the pace is known well enough to say how many there is time for."""
-REPLANNED_STEPS = 25
-"""And between two looks at whether that still holds: machines get slower and faster."""
 SKIPPED_STEPS = 5
 """Steps in a row whose gradient is not a number, after which training has diverged."""
 
@@ -92,22 +87,6 @@ class Progress:
     def tokens_per_second(self) -> float:
         """Special tokens included."""
         return self.tokens / self.seconds if self.seconds else 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TimeBudget:
-    """How long a training may take, and what has to be encoded once with its outcome in the same time."""
-
-    seconds: float
-    tokens_afterwards: int = 0
-
-    def training_seconds(self, tokens_per_second: float) -> float:
-        """What is left for training at this pace of training; encoding alone is some three times as fast."""
-        return max(0.0, self.seconds - self.tokens_afterwards / (FORWARD_PACE * tokens_per_second))
-
-
-FORWARD_PACE = 4.0
-"""Tokens encoded in the time of one token trained, at least."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -162,7 +141,7 @@ class Finetuning:
         pooling: Pooled,
         pad_id: int,
         kernel: AttentionKernel | None = None,
-        layers: TrainingKernels = TrainingKernels(),  # noqa: B008 - frozen
+        layers: TrainingKernels | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         torch.manual_seed(config.seed)
@@ -178,16 +157,13 @@ class Finetuning:
         self._pooling = pooling
         model.eval()  # type: ignore[no-untyped-call]  # ways are tried out without dropout
         self._states, self.way = token_states(model, pad_id=pad_id, kernel=kernel)
-        if model.device.type == "cpu" and model.dtype == torch.bfloat16:
+        if layers is not None and model.device.type == "cpu" and model.dtype == torch.bfloat16:
             quicken(model, layers)
         model.train()
         self._master = MasterWeights(model, self._classifier, config, with_pooler=pooling == "pooler")
         self._workers = Workers(model.device)
         self._clock = clock
         self._batch_tokens = config.batch_tokens
-        self._first_step = 0
-        self._looked: _Look | None = None
-        self._allowed: float | None = None
 
     def run(
         self,
@@ -209,7 +185,7 @@ class Finetuning:
         schedule = _Schedule(self._documents, learn, self._config, steps=state.steps)
         started, kept_at, tokens, skipped = self._clock(), self._clock(), 0, 0
         before, diverged = state.seconds, False
-        self._first_step, self._looked, self._allowed = state.step, None, None
+        pace = None if budget is None else Pace(budget, first_step=state.step)
         try:
             for number, step in schedule.after(state.step):
                 found = self._gradients(step)
@@ -219,8 +195,9 @@ class Finetuning:
                 tokens += schedule.tokens(step)
                 seconds = self._clock() - started
                 state.seconds = before + seconds
-                if budget is not None:
-                    self._keep_time(budget, schedule, state, tokens)
+                fitting = None if pace is None else pace.steps(state.step, state.seconds, tokens)
+                if fitting is not None:  # so that the learning rate has fallen when the time is up
+                    state.steps = schedule.steps = min(schedule.whole, fitting)
                 watchers.on_step(
                     Progress(step=state.step, steps=schedule.steps, loss=found.loss, tokens=tokens, seconds=seconds)
                 )
@@ -237,22 +214,6 @@ class Finetuning:
         finally:
             self._workers.close()
         return self._finish(state, diverged, tokens / max(1e-9, self._clock() - started))
-
-    def _keep_time(self, budget: TimeBudget, schedule: "_Schedule", state: TrainingState, tokens: int) -> None:
-        """Cut the schedule to what there is time for, so that the learning rate has fallen when the time is up."""
-        now, before = _Look(step=state.step, seconds=state.seconds, tokens=tokens), self._looked
-        if before is None:
-            if now.step - self._first_step >= UNTIMED_STEPS:
-                self._looked = now
-            return
-        if now.step - before.step >= (REPLANNED_STEPS if self._allowed else PROBED_STEPS):
-            pace = (now.tokens - before.tokens) / (now.seconds - before.seconds)
-            self._allowed = budget.training_seconds(pace)
-            steps_left = (self._allowed - now.seconds) * (now.step - before.step) / (now.seconds - before.seconds)
-            state.steps = schedule.steps = max(now.step + 1, min(schedule.whole, now.step + int(steps_left)))
-            self._looked = now
-        if self._allowed is not None and now.seconds >= self._allowed:
-            state.steps = schedule.steps = now.step
 
     def _resume(self, state: TrainingState | None) -> TrainingState:
         if state is None or state.step == 0:
@@ -369,15 +330,6 @@ class Finetuning:
 def _best(history: tuple[Evaluation, ...]) -> Evaluation | None:
     finite = [evaluation for evaluation in history if math.isfinite(evaluation.loss)]
     return min(finite, key=lambda evaluation: evaluation.loss, default=None)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Look:
-    """When the pace was last looked at; `tokens` since this process began."""
-
-    step: int
-    seconds: float
-    tokens: int
 
 
 class _Schedule:

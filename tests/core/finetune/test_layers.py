@@ -6,22 +6,13 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from robert_pipeline.core.finetune.layers import TrainingKernels, quicken
-from robert_pipeline.native.build import NativeUnavailable
-from robert_pipeline.native.elementwise import packed_elementwise
-from robert_pipeline.native.gradients import linear_gradients
-
-
-def had(make):
-    try:
-        return make()
-    except NativeUnavailable:
-        return None
+from robert_pipeline.core.finetune.layers import quicken
+from robert_pipeline.storage.encoders.load import training_kernels
 
 
 @pytest.fixture(scope="module")
 def kernels():
-    found = TrainingKernels(linear_gradients=had(linear_gradients), elementwise=had(packed_elementwise))
+    found = training_kernels()
     if found.elementwise is None:
         pytest.skip("this machine has no AVX512-BF16, or no compiler")
     return found

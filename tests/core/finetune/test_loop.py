@@ -9,7 +9,9 @@ from transformers import BertConfig, BertModel
 from robert_pipeline.config import Chunking, FinetuneConfig
 from robert_pipeline.core.chunk import cut
 from robert_pipeline.core.finetune import loop
-from robert_pipeline.core.finetune.loop import ChunkedDocuments, Finetuning, TimeBudget, TrainingState, Watchers
+from robert_pipeline.core.finetune import pace as paces
+from robert_pipeline.core.finetune.loop import ChunkedDocuments, Finetuning, TrainingState, Watchers
+from robert_pipeline.core.finetune.pace import TimeBudget
 from robert_pipeline.core.framing import Frame
 from robert_pipeline.errors import ConfigError, TrainingError
 
@@ -118,11 +120,11 @@ def test_a_time_budget_shortens_the_schedule_and_leaves_time_for_what_comes_afte
     whole = run(None).steps
     steps.clear()
     short = run(TimeBudget(seconds=100.0))
-    assert loop.PROBED_STEPS <= short.steps < whole
+    assert paces.PROBED_STEPS <= short.steps < whole
     assert steps[-1].steps == short.steps
     assert short.history[-1].step == short.steps
     pace = steps[-1].tokens_per_second
-    shorter = run(TimeBudget(seconds=100.0, tokens_afterwards=int(50 * loop.FORWARD_PACE * pace)))
+    shorter = run(TimeBudget(seconds=100.0, tokens_afterwards=int(50 * paces.FORWARD_PACE * pace)))
     assert shorter.steps < short.steps
 
 
@@ -140,7 +142,7 @@ def test_a_machine_that_gets_slower_still_ends_with_a_low_learning_rate():
         encoder(), documents(), replace(CONFIG, epochs=400), label_count=2, pooling="mean", pad_id=0, clock=clock
     )
     done = training.run(LEARN, HELD_OUT, budget=TimeBudget(seconds=200.0), watchers=Watchers(on_step=seen.append))
-    planned_first, planned_last = seen[loop.UNTIMED_STEPS + loop.PROBED_STEPS].steps, seen[-2].steps
+    planned_first, planned_last = seen[paces.UNTIMED_STEPS + paces.PROBED_STEPS].steps, seen[-2].steps
     assert planned_last < planned_first / 2
     assert done.steps == planned_last
     assert now < 220
