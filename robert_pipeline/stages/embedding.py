@@ -29,6 +29,8 @@ from robert_pipeline.storage.store import SHARED_TEXTS, EmbeddingKey, Store, ope
 from robert_pipeline.types import Counts, Document, Reject, SharedTexts, Stamp, WorkUnit
 
 Clock = Callable[[], float]
+FIRST_BLOCK_SHARE = 16
+"""A unit's first block is so much smaller than the others, the next one four times as large as the first."""
 _loading = threading.Lock()
 
 
@@ -202,9 +204,12 @@ def _write_shard(
 
 
 def _blocks(documents: Iterator[Document], block_bytes: int) -> Iterator[list[Document]]:
-    """Documents in lists of about `block_bytes` of text; one that is larger is alone, and its rows a row group."""
+    """Documents in lists of about `block_bytes` of text; one that is larger is alone, and its rows a row group.
+
+    The first lists are smaller: the encoder has nothing to do until the first one is read.
+    """
     block: list[Document] = []
-    held = 0
+    held, enough = 0, max(1, block_bytes // FIRST_BLOCK_SHARE)
     for document in documents:
         text_bytes = len(document.text.encode())
         if text_bytes > block_bytes and block:
@@ -212,8 +217,8 @@ def _blocks(documents: Iterator[Document], block_bytes: int) -> Iterator[list[Do
             block, held = [], 0
         block.append(document)
         held += text_bytes
-        if held >= block_bytes:
+        if held >= enough:
             yield block
-            block, held = [], 0
+            block, held, enough = [], 0, min(block_bytes, 4 * enough)
     if block:
         yield block

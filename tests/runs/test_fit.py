@@ -98,12 +98,35 @@ def test_every_part_is_judged_on_the_same_documents(fitted):
     names = [model.name for model in fitted.evaluation.models]
     assert names[0] == "the model"
     assert {"RoBERT", "mean of chunks", "TF-IDF + linear SVM"} <= set(names)
-    assert fitted.evaluation.test_documents == fitted.finetune.held_out_documents > 0
     assert len(fitted.evaluation.models[0].runs) == 3
-    total = fitted.finetune.learned_documents + fitted.finetune.held_out_documents
-    assert total == 2 * COUNT
     assert fitted.finetune.unlabelled_documents == 1
     assert fitted.finetune.rejected_documents == 1
+
+
+def test_a_small_corpus_is_learned_from_whole_and_judged_in_parts(fitted):
+    """A fifth of few documents would be lost to learning, and the others would say nothing of a probability."""
+    assert fitted.trials == 3
+    assert fitted.finetune.learned_documents == fitted.evaluation.learned_documents == 2 * COUNT
+    assert fitted.finetune.held_out_documents == 0
+    assert fitted.evaluation.test_documents == fitted.head.calibration.documents == fitted.evaluation.held_out_documents
+    assert 0.45 * 2 * COUNT < fitted.evaluation.test_documents < 0.75 * 2 * COUNT
+
+
+def test_without_time_for_more_the_first_training_is_the_model(settings, tmp_path):
+    """A fit would take some times as long as it may."""
+    report = fit(settings, plan(settings, run_id="fit"), out=str(tmp_path / "model"), max_minutes=0.01)
+    assert report.trials == 1
+    assert report.evaluation.test_documents == report.finetune.held_out_documents > 0
+    assert report.finetune.learned_documents + report.finetune.held_out_documents == 2 * COUNT
+    one = fit(settings, plan(settings, run_id="fit"), out=str(tmp_path / "one"), folds=1)
+    assert (one.trials, one.finetune.held_out_documents) == (1, report.finetune.held_out_documents)
+
+
+@pytest.mark.parametrize("folds", [0, 6])
+def test_more_documents_cannot_be_held_out_than_there_are(settings, tmp_path, folds):
+    """Documents would judge that were learned from."""
+    with pytest.raises(ConfigError, match=f"--folds is {folds}, and each holds 20% .*1 to 5"):
+        fit(settings, plan(settings, run_id="fit"), out=str(tmp_path / "model"), folds=folds)
 
 
 def test_several_labels_a_document(settings, tmp_path):

@@ -69,6 +69,8 @@ class Evaluation:
     """The held-out documents after so many steps. Loss in nats a document, of the mean of the chunks' logits."""
 
     step: int
+    epochs: float
+    """Passes over the documents that `step` comes to."""
     loss: float
     accuracy: float
 
@@ -187,7 +189,8 @@ class Finetuning:
         before, diverged = state.seconds, False
         pace = None if budget is None else Pace(budget, first_step=state.step)
         try:
-            for number, step in schedule.after(state.step):
+            # One that had stopped early, and was killed then, has no step to come.
+            for number, step in () if self._is_stalled(state) else schedule.after(state.step):
                 found = self._gradients(step)
                 norm = self._master.step(found.of, rate_at(number, schedule.steps, self._config.warmup))
                 skipped = 0 if math.isfinite(norm) and math.isfinite(found.loss) else skipped + 1
@@ -205,12 +208,12 @@ class Finetuning:
                 if diverged:
                     break
                 if schedule.evaluates_after(state.step) and len(held_out):
-                    self._evaluate(state, held_out, watchers)
-                    if self._is_stalled(state):
-                        break
+                    self._evaluate(state, held_out, watchers, epochs=state.step / schedule.per_epoch)
                 if schedule.evaluates_after(state.step) or self._clock() - kept_at >= watchers.state_seconds:
                     watchers.on_state(self._kept(state))
                     kept_at = self._clock()
+                if self._is_stalled(state):
+                    break
         finally:
             self._workers.close()
         return self._finish(state, diverged, tokens / max(1e-9, self._clock() - started))
@@ -265,13 +268,13 @@ class Finetuning:
     def _vectors(self, batch: TokenBatch) -> Tensor:
         return pool(self._states(batch), batch, self._pooling, self._model)
 
-    def _evaluate(self, state: TrainingState, held_out: Int64, watchers: Watchers) -> None:
+    def _evaluate(self, state: TrainingState, held_out: Int64, watchers: Watchers, *, epochs: float) -> None:
         logits_BK = self.logits(held_out)
         targets = self._documents.targets[held_out]
         whole = Batch(tokens=TokenBatch.of([]), targets=targets, weights=np.ones(len(held_out), np.float32))
         loss = float(weighted_loss(torch.from_numpy(logits_BK), whole, 0.0)) / len(held_out)
         right = logits_BK.argmax(1) == targets if targets.ndim == 1 else ((logits_BK > 0) == targets).all(1)
-        evaluation = Evaluation(step=state.step, loss=loss, accuracy=float(right.mean()))
+        evaluation = Evaluation(step=state.step, epochs=epochs, loss=loss, accuracy=float(right.mean()))
         best = _best(state.history)
         state.history = (*state.history, evaluation)
         if math.isfinite(loss) and (best is None or loss < best.loss):
@@ -337,10 +340,10 @@ class _Schedule:
 
     def __init__(self, documents: ChunkedDocuments, learn: Int64, config: FinetuneConfig, *, steps: int | None) -> None:
         self._documents, self._learn, self._config = documents, learn, config
-        per_epoch = len(self._epoch(0))
-        self.whole = max(1, round(per_epoch * config.epochs_for(len(learn))))
+        self.per_epoch = len(self._epoch(0))
+        self.whole = max(1, round(self.per_epoch * config.epochs_for(len(learn))))
         self.steps = steps or self.whole
-        self._between = max(1, round(per_epoch / config.evaluations_per_epoch))
+        self._between = max(1, round(self.per_epoch / config.evaluations_per_epoch))
 
     def _epoch(self, number: int) -> list[Step]:
         return epoch_steps(

@@ -197,6 +197,16 @@ def test_it_stops_when_nothing_gets_better():
     assert len(after_the_best) == 2
 
 
+def test_killed_after_its_last_step_it_has_none_to_come():
+    """A training that had stopped early would go on past its end, and come to other weights than an unbroken one."""
+    config, kept, seen = replace(CONFIG, epochs=50, patience=2, learning_rate=0.02), [], []
+    whole = finetuning(config).run(LEARN, HELD_OUT, watchers=Watchers(on_state=kept.append))
+    again = finetuning(config).run(LEARN, HELD_OUT, state=kept[-1], watchers=Watchers(on_step=seen.append))
+    assert not seen
+    assert again.history == whole.history
+    assert all(torch.equal(again.weights[name], whole.weights[name]) for name in whole.weights)
+
+
 @pytest.mark.parametrize("evaluated", [True, False], ids=["after an evaluation", "before the first"])
 def test_a_loss_that_is_no_number_ends_it(evaluated, monkeypatch):
     """A diverged encoder would be written as if it were the best."""
