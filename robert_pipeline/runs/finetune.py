@@ -66,7 +66,7 @@ class Material:
 
         Every label keeps a document to learn from. Nothing is held out with a share of 0.
         """
-        held_B = hold_out((self.fraction_B - fold * share) % 1.0, self.targets.truth_BK, share, keep=1)
+        held_B = hold_out(self.fraction_B, self.targets.truth_BK, share, keep=1, fold=fold)
         return replace(self, learned=np.flatnonzero(~held_B), held_out=np.flatnonzero(held_B))
 
 

@@ -5,7 +5,7 @@ of chunks at a time. Opens no file but through `KnownTexts` and `RowSpool`.
 Axes: B documents, U different texts, N chunks, D embedding, R rows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ Booleans = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockEncoder:
-    """What turns texts into chunk rows."""
+    """What turns texts into chunks and their vectors, and where the rows go."""
 
     loaded: LoadedEncoder
     chunking: Chunking
@@ -109,89 +109,100 @@ def read_block(documents: Sequence[Document], encoder: BlockEncoder) -> ReadBloc
     )
 
 
-def embed_block(block: ReadBlock, encoder: BlockEncoder) -> Block:
-    """The chunk rows of a block's documents, in their order."""
-    documents, text_B = block.documents, block.text_B
-    texts = _texts(block, encoder)
-    good_B = texts.lengths_U[text_B] > 0
-    chosen_B = np.flatnonzero(good_B)
-    is_encoded_B = _is_encoded(documents, text_B, block.firsts_U, texts)
-    rows = _in_order(documents, chosen_B, text_B, texts)
-    tokens_U = _document_tokens(texts)
-    return Block(
-        rows=rows,
-        rejects=[_reject(documents[b], *texts.problems[int(text_B[b])]) for b in np.flatnonzero(~good_B).tolist()],
-        counts=Counts(
-            documents=len(chosen_B),
-            embedded=len(chosen_B),
-            chunks=rows.num_rows,
-            tokens=int(tokens_U[text_B[good_B]].sum()),
-            reused=int((good_B & ~is_encoded_B).sum()),
-            reused_tokens=int(tokens_U[text_B[good_B & ~is_encoded_B]].sum()),
-        ),
-    )
-
-
-def _texts(block: ReadBlock, encoder: BlockEncoder) -> _Texts:
-    """Chunk rows of the texts of a block."""
-    found, fresh = block.found, block.fresh
-    embedded = embed_texts(
+def encoded(block: ReadBlock, encoder: BlockEncoder) -> Iterator[EmbeddedChunks]:
+    """The block's chunks and their vectors, a window after the other."""
+    return embed_texts(
         block.read,
         frame=encoder.loaded.tokenizer.frame,
         encoder=encoder.loaded.encoder,
         budget=encoder.budget,
         on_encoded=lambda tokens: report(Done(stage="embedding", tokens=tokens)),
     )
-    fresh_documents = [block.documents[block.firsts_U[number]] for number in fresh.tolist()]
-    rows, lengths_F, problems = _fresh_rows(fresh_documents, embedded, encoder)
-    query_X = np.concatenate([found.query_F, fresh])
-    lengths_X = np.concatenate([found.lengths_F, lengths_F])
-    texts = len(block.firsts_U)
-    start_U, lengths_U = np.zeros(texts, np.int64), np.zeros(texts, np.int64)
-    start_U[query_X] = np.cumsum(lengths_X) - lengths_X
-    lengths_U[query_X] = lengths_X
-    is_fresh_U = np.zeros(texts, bool)
-    is_fresh_U[fresh] = True
-    return _Texts(
-        rows=pa.concat_tables([found.rows, rows]),
-        start_U=start_U,
-        lengths_U=lengths_U,
-        is_fresh_U=is_fresh_U,
-        problems={int(fresh[number]): problem for number, problem in problems.items()},
-        shared_from=found.shared_from,
-    )
 
 
-def _fresh_rows(
-    documents: Sequence[Document], windows: Iterable[EmbeddedChunks], encoder: BlockEncoder
-) -> tuple[pa.Table, Integers, dict[int, tuple[str, str]]]:
-    """Rows of the encoded texts that can be stored, chunks of each text, and what is wrong with the others."""
-    largest = np.finfo(encoder.schema.field("vector").type.value_type.to_pandas_dtype()).max
-    lengths_B = np.zeros(len(documents), np.int64)
-    is_finite_B = np.ones(len(documents), bool)
-    document_R = [np.empty(0, np.int64)]
-    with RowSpool(encoder.scratch, encoder.schema) as spool:
-        for window in windows:
-            lengths_B = window.texts.spans.lengths_B
-            document_N = window.texts.spans.document_N[window.chunk_N]
-            is_finite_B[document_N[~(np.abs(window.vectors_ND) <= largest).all(axis=1)]] = False
-            good_N = is_finite_B[document_N]
-            spool.add(_rows(documents, window, good_N, encoder.schema))
-            document_R.append(document_N[good_N])
-        rows = spool.rows()
-    is_good_R = is_finite_B[np.concatenate(document_R)]
-    if not is_good_R.all():  # a text whose earlier windows were well
-        rows = rows.filter(pa.array(is_good_R))
-    good_B = is_finite_B & (lengths_B > 0)
-    problems = {
-        number: (
-            ("no_tokens", f"the tokenizer finds nothing in {len(documents[number].text)} characters")
-            if lengths_B[number] == 0
-            else ("not_finite", "the encoder's vector holds NaN, infinity or more than its dtype can")
+class BlockRows:
+    """The chunk rows of a block's documents, in their order, made as its windows of encoded chunks come in.
+
+    Encodes nothing itself: a thread can make rows of one window while another encodes the next one.
+    """
+
+    def __init__(self, block: ReadBlock, encoder: BlockEncoder) -> None:
+        self._block = block
+        self._schema = encoder.schema
+        self._fresh_documents = [block.documents[block.firsts_U[number]] for number in block.fresh.tolist()]
+        self._largest = np.finfo(encoder.schema.field("vector").type.value_type.to_pandas_dtype()).max
+        self._is_finite_F = np.ones(len(block.fresh), bool)
+        self._document_R = [np.empty(0, np.int64)]
+        self._spool = RowSpool(encoder.scratch, encoder.schema)
+
+    def add(self, window: EmbeddedChunks) -> None:
+        """Take the next window of the block's chunks."""
+        document_N = window.texts.spans.document_N[window.chunk_N]
+        self._is_finite_F[document_N[~(np.abs(window.vectors_ND) <= self._largest).all(axis=1)]] = False
+        good_N = self._is_finite_F[document_N]
+        self._spool.add(_rows(self._fresh_documents, window, good_N, self._schema))
+        self._document_R.append(document_N[good_N])
+
+    def finish(self) -> Block:
+        """What became of the documents, when all windows are in."""
+        block = self._block
+        documents, text_B, texts = block.documents, block.text_B, self._texts()
+        good_B = texts.lengths_U[text_B] > 0
+        chosen_B = np.flatnonzero(good_B)
+        is_encoded_B = _is_encoded(documents, text_B, block.firsts_U, texts)
+        rows = _in_order(documents, chosen_B, text_B, texts)
+        tokens_U = _document_tokens(texts)
+        return Block(
+            rows=rows,
+            rejects=[_reject(documents[b], *texts.problems[int(text_B[b])]) for b in np.flatnonzero(~good_B).tolist()],
+            counts=Counts(
+                documents=len(chosen_B),
+                embedded=len(chosen_B),
+                chunks=rows.num_rows,
+                tokens=int(tokens_U[text_B[good_B]].sum()),
+                reused=int((good_B & ~is_encoded_B).sum()),
+                reused_tokens=int(tokens_U[text_B[good_B & ~is_encoded_B]].sum()),
+            ),
         )
-        for number in np.flatnonzero(~good_B).tolist()
-    }
-    return rows, np.where(good_B, lengths_B, 0), problems
+
+    def _texts(self) -> _Texts:
+        """Chunk rows of the texts of the block, those that were copied among them."""
+        found, fresh = self._block.found, self._block.fresh
+        rows, lengths_F, problems = self._fresh_rows()
+        query_X = np.concatenate([found.query_F, fresh])
+        lengths_X = np.concatenate([found.lengths_F, lengths_F])
+        texts = len(self._block.firsts_U)
+        start_U, lengths_U = np.zeros(texts, np.int64), np.zeros(texts, np.int64)
+        start_U[query_X] = np.cumsum(lengths_X) - lengths_X
+        lengths_U[query_X] = lengths_X
+        is_fresh_U = np.zeros(texts, bool)
+        is_fresh_U[fresh] = True
+        return _Texts(
+            rows=pa.concat_tables([found.rows, rows]),
+            start_U=start_U,
+            lengths_U=lengths_U,
+            is_fresh_U=is_fresh_U,
+            problems={int(fresh[number]): problem for number, problem in problems.items()},
+            shared_from=found.shared_from,
+        )
+
+    def _fresh_rows(self) -> tuple[pa.Table, Integers, dict[int, tuple[str, str]]]:
+        """Rows of the encoded texts that can be stored, chunks of each text, and what is wrong with the others."""
+        rows = self._spool.rows()
+        is_good_R = self._is_finite_F[np.concatenate(self._document_R)]
+        if not is_good_R.all():  # a text whose earlier windows were well
+            rows = rows.filter(pa.array(is_good_R))
+        lengths_F = self._block.read.spans.lengths_B
+        good_F = self._is_finite_F & (lengths_F > 0)
+        problems = {
+            number: (
+                ("no_tokens", f"the tokenizer finds nothing in {len(self._fresh_documents[number].text)} characters")
+                if lengths_F[number] == 0
+                else ("not_finite", "the encoder's vector holds NaN, infinity or more than its dtype can")
+            )
+            for number in np.flatnonzero(~good_F).tolist()
+        }
+        return rows, np.where(good_F, lengths_F, 0), problems
 
 
 def _rows(documents: Sequence[Document], window: EmbeddedChunks, good_N: Booleans, schema: pa.Schema) -> pa.Table:

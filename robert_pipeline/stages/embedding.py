@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from robert_pipeline.config import Chunking, Columns, Embedding, EncoderSource
@@ -16,7 +16,7 @@ from robert_pipeline.core.embed import BatchBudget
 from robert_pipeline.core.gpu_busy import GpuBusy
 from robert_pipeline.errors import EncoderError
 from robert_pipeline.native.allocator import give_back_memory
-from robert_pipeline.stages.block import BlockEncoder, embed_block, place_name, read_block
+from robert_pipeline.stages.block import BlockEncoder, BlockRows, encoded, place_name, read_block
 from robert_pipeline.stages.overlap import ahead, behind
 from robert_pipeline.stages.progress import Done, report
 from robert_pipeline.storage.content_index import open_index
@@ -171,17 +171,28 @@ def _write_shard(
     )
     is_unit = isinstance(of, WorkUnit)
     counts = Counts()
-    with GpuBusy(loaded.encoder.device) as gpu, behind(writer.write) as write:
-        # A GPU, or half of two cores, would have nothing to do while rows are read, tokenised and written.
+
+    def put_away(rows: BlockRows) -> None:
+        nonlocal counts
+        done = rows.finish()
+        writer.write(done.rows)
+        rejected.extend(done.rejects)
+        counts += done.counts
+        if is_unit:
+            report(Done(stage="embedding", documents=done.counts.documents))
+
+    rejected: list[Reject] = []
+    with GpuBusy(loaded.encoder.device) as gpu, behind() as later:
+        # A GPU, or half of two cores, would have nothing to do while texts are read and tokenised, and rows made and
+        # written.
         blocks = (read_block(block, encoder) for block in _blocks(documents, job.embedding.block_bytes))
         for block in ahead(blocks):
-            done = embed_block(block, encoder)
-            write(done.rows)
-            rejects += done.rejects
-            counts += done.counts
+            rows = BlockRows(block, encoder)
+            for window in encoded(block, encoder):
+                later(partial(rows.add, window))
+            later(partial(put_away, rows))
             give_back_memory()
-            if is_unit:
-                report(Done(stage="embedding", documents=done.counts.documents))
+    rejects += rejected
     if is_unit:
         report(Done(stage="embedding", documents=len(rejects)))
         counts += Counts(documents=len(rejects), rejected=len(rejects))

@@ -1,6 +1,6 @@
 """Work of two threads at once: what comes next is made, and what is done is put away, while the caller is busy.
 
-Items enter and leave in order. One item is made ahead and one is put away at a time, so memory holds three at most.
+All in order. One item is made ahead and one piece of work is done behind at a time, so memory holds three at most.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,10 +28,10 @@ def _next(items: Iterator[T]) -> list[T]:
 
 
 @contextmanager
-def behind(work: Callable[[T], None]) -> Iterator[Callable[[T], None]]:
-    """A function that has `work(item)` done in a thread, once the item before is done; all are at the end of the block.
+def behind() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """A function that has work done in a thread, once the work before is done; all is done at the end of the block.
 
-    What `work` raises comes out of the next call, or of the block.
+    What work raises comes out of the next call, or of the block.
     """
     running: list[Future[None]] = []
 
@@ -39,10 +39,10 @@ def behind(work: Callable[[T], None]) -> Iterator[Callable[[T], None]]:
         if running:
             running.pop().result()
 
-    def hand_over(item: T) -> None:
+    def later(work: Callable[[], None]) -> None:
         wait()
-        running.append(pool.submit(work, item))
+        running.append(pool.submit(work))
 
     with ThreadPoolExecutor(1, "behind") as pool:
-        yield hand_over
+        yield later
         wait()

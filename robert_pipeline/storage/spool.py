@@ -6,8 +6,7 @@ Tables enter, one table of all their rows leaves. The file has no name: nothing 
 import mmap
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 import pyarrow as pa
 
@@ -25,20 +24,13 @@ class RowSpool:
         self._file: IO[bytes] | None = None
         self._writer: pa.ipc.RecordBatchFileWriter | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._file is not None:
-            self._file.close()
-
     def add(self, rows: pa.Table) -> None:
         """Append rows."""
         if self._held is None:
             self._held = rows
             return
         if self._writer is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed with the spool
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by `rows`, or with the spool
             self._writer = pa.ipc.new_file(self._file, self._schema)
             self._writer.write_table(self._held)
         self._writer.write_table(rows)
@@ -48,6 +40,7 @@ class RowSpool:
         if self._writer is None or self._file is None:
             return self._schema.empty_table() if self._held is None else self._held
         self._writer.close()
-        self._file.flush()
-        mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        with self._file:
+            self._file.flush()
+            mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped))).read_all()

@@ -1,6 +1,7 @@
 """Work of two threads at once keeps order and errors, and holds no more than it says."""
 
 import threading
+from functools import partial
 
 import pytest
 
@@ -49,9 +50,9 @@ def test_all_is_put_away_in_order_at_the_end_of_the_block():
         threads.add(threading.current_thread())
         done.append(item)
 
-    with behind(work) as hand_over:
+    with behind() as later:
         for item in range(5):
-            hand_over(item)
+            later(partial(work, item))
     assert done == list(range(5))
     assert threading.current_thread() not in threads
 
@@ -67,9 +68,9 @@ def test_an_error_while_putting_away_is_not_lost(last):
     handed = []
 
     def hand_over_all():
-        with behind(work) as hand_over:
+        with behind() as later:
             for item in range(3 if last else 9):
-                hand_over(item)
+                later(partial(work, item))
                 handed.append(item)
 
     with pytest.raises(OSError, match="no space"):
@@ -82,8 +83,8 @@ def test_an_error_of_the_caller_waits_for_what_was_handed_over():
     done = threading.Event()
 
     def fail_after_handing_over():
-        with behind(lambda _item: done.set()) as hand_over:
-            hand_over(1)
+        with behind() as later:
+            later(done.set)
             raise KeyError
 
     with pytest.raises(KeyError):

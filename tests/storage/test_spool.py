@@ -28,10 +28,10 @@ def table_of(values):
 @given(st.lists(rows, max_size=5))
 def test_what_was_added_comes_back_in_order(tmp_path, steps):
     """A long document would lose the chunks of a window, or have them in another order."""
-    with RowSpool(tmp_path, SCHEMA) as spool:
-        for values in steps:
-            spool.add(table_of(values))
-        found = spool.rows()
+    spool = RowSpool(tmp_path, SCHEMA)
+    for values in steps:
+        spool.add(table_of(values))
+    found = spool.rows()
     assert found.schema == SCHEMA
     assert found.to_pylist() == [row for values in steps for row in values]
 
@@ -41,13 +41,12 @@ def test_rows_are_on_disk_and_their_file_has_no_name(tmp_path):
     schema = pa.schema({"vector": pa.list_(pa.float16(), 256)})
     values = pa.array([0.5] * 256 * 4_000, pa.float16())
     step = pa.Table.from_arrays([pa.FixedSizeListArray.from_arrays(values, 256)], schema=schema)
-    with RowSpool(tmp_path, schema) as spool:
-        before = pa.total_allocated_bytes()
-        for _ in range(10):
-            spool.add(step)
-        found = spool.rows()
-        assert pa.total_allocated_bytes() - before < step.nbytes
-        assert found.nbytes == pytest.approx(10 * step.nbytes, rel=0.01)
-        assert list(tmp_path.iterdir()) == []
+    spool, before = RowSpool(tmp_path, schema), pa.total_allocated_bytes()
+    for _ in range(10):
+        spool.add(step)
+    found = spool.rows()
+    assert pa.total_allocated_bytes() - before < step.nbytes
+    assert found.nbytes == pytest.approx(10 * step.nbytes, rel=0.01)
+    assert list(tmp_path.iterdir()) == []
     assert found.num_rows == 40_000
     assert found.slice(39_000, 1).to_pylist() == step.slice(0, 1).to_pylist()
