@@ -44,8 +44,7 @@ def hold_out(fraction_B: Floats, truth_BK: Booleans, share: float, *, keep: int,
     A label that would be left with fewer than `keep` documents keeps as many of its texts as it takes, those with the
     highest fractions in the fold.
     """
-    fraction_B = (fraction_B - fold * share) % 1.0
-    held_B = fraction_B < share
+    held_B: Booleans = (fraction_B >= fold * share) & (fraction_B < (fold + 1) * share)
     left_K = (truth_BK & ~held_B[:, None]).sum(axis=0)
     for k in np.flatnonzero(left_K < keep):
         has_B = truth_BK[:, k]
