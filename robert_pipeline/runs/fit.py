@@ -199,23 +199,22 @@ class _Trainings:
         trials: list[Trial] = []
         epochs: list[float] = []
         first: _Trained | None = None
-        took = afterwards = 0.0
+        took = rest = 0.0
         while first is None or (len(trials) < folds and self._seconds_left() >= (1 + LAST_TRAINING) * took):
             began = time.monotonic()
-            seconds = self._seconds_left() - (LAST_TRAINING * took + afterwards if first else SECONDS_AFTERWARDS)
+            seconds = self._seconds_left() - (LAST_TRAINING * took + rest if first else SECONDS_AFTERWARDS)
             material = self.material.holding_out(self.settings.training.validation_fraction, fold=len(trials))
             trained = self._train(len(trials), material, seconds=seconds)
-            afterwards = time.monotonic()
+            embedded = time.monotonic()
             trials.append(self._try(len(trials), trained, material))
             epochs += [trained.tuned.best.epochs] if trained.tuned.best else []
             first = first or trained
-            took, afterwards = time.monotonic() - began, time.monotonic() - afterwards
+            took, rest = time.monotonic() - began, time.monotonic() - embedded
         if folds == 1 or not epochs or self._seconds_left() < LAST_TRAINING * took:
             return trials, first
-        seconds = self._seconds_left() - afterwards
-        return trials, self._train(
-            len(trials), self.material.holding_out(0.0), seconds=seconds, epochs=float(np.mean(epochs))
-        )
+        everything = self.material.holding_out(0.0)
+        seconds = self._seconds_left() - rest
+        return trials, self._train(len(trials), everything, seconds=seconds, epochs=float(np.mean(epochs)))
 
     def _seconds_left(self) -> float:
         return self.ends - time.monotonic()

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -209,6 +209,47 @@ def test_killed_it_goes_on_and_comes_to_the_same_weights(settings, tmp_path):
     assert seen[0] == 1
     assert int(after[0]) > 1
     assert after[-1] == whole[-1]
+
+
+FITTING = """
+import sys
+from tests.runs.test_fit import told_fit
+told_fit(*sys.argv[1:])
+"""
+
+
+def told_fit(corpus, encoder, out):
+    """Fit; says on stdout what it is doing."""
+    from robert_pipeline.config import EncoderSource
+
+    settings = Settings(
+        corpus=corpus,
+        encoder=EncoderSource(**json.loads(encoder)),
+        chunking=Chunking(chunk_tokens=16, overlap_tokens=4),
+        finetune=QUICK,
+    )
+    planned = plan(settings, run_id="fit")
+    report = fit(settings, planned, out=out, max_minutes=5, on_step=lambda text, _done: print(text, flush=True))  # noqa: T201
+    print(report.head.fingerprint, flush=True)  # noqa: T201
+
+
+def test_a_fit_that_was_killed_comes_to_the_same_model(fitted, settings, tmp_path):
+    """Three trainings that were done would be done again, or the model be another one."""
+    arguments = [settings.corpus, json.dumps(asdict(settings.encoder)), str(tmp_path / "model")]
+
+    def start():
+        return subprocess.Popen([sys.executable, "-c", FITTING, *arguments], stdout=subprocess.PIPE, text=True)
+
+    process = start()
+    for line in process.stdout:
+        if line.startswith("training 3 of 4, fine-tuning"):
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    said = start().communicate()[0].splitlines()
+    assert not any(line.startswith("training 1 of 4, fine-tuning") for line in said)
+    assert any(line.startswith("training 4 of 4, fine-tuning") for line in said)
+    assert said[-1] == fitted.head.fingerprint
 
 
 def test_what_cannot_be_learned_is_refused_by_name(settings, tmp_path):
