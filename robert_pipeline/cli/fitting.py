@@ -27,7 +27,7 @@ def fit(
         int | None,
         typer.Option(
             "--folds",
-            help="Trainings that hold different documents out, before one on all [3 below 3,000 documents, else 1].",
+            help="Trainings that hold different documents out, before one on all [2 below 3,000 documents, else 1].",
             min=1,
         ),
     ] = None,

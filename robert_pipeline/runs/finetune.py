@@ -201,6 +201,7 @@ def tune(
     states: Files,
     budget: TimeBudget | None,
     watchers: Watchers,
+    stop_epochs: float | None = None,
 ) -> tuple[Finetuned, str]:
     """Train the checkpoint's model on the material; states are kept and found again in `states`.
 
@@ -244,6 +245,7 @@ def tune(
         material.learned,
         material.held_out,
         budget=budget,
+        stop_epochs=stop_epochs,
         watchers=keeping,
         state=load_state(states, run=run),
     )

@@ -68,7 +68,7 @@ SECONDS_AFTERWARDS = 120.0
 """For the heads, the words and the comparison, as long as nobody has seen how long they take."""
 FEW_DOCUMENTS = 3000
 """From so many on, one training that holds some out loses little and has enough to judge by."""
-FOLDS = 3
+FOLDS = 2
 """Trainings of a smaller corpus that hold documents out."""
 FEW_HELD_OUT = 0.2
 """Share of a smaller corpus that each of them holds out."""
@@ -214,7 +214,7 @@ class _Trainings:
             return trials, first
         everything = self.material.holding_out(0.0)
         seconds = self._seconds_left() - rest
-        return trials, self._train(len(trials), everything, seconds=seconds, epochs=float(np.mean(epochs)))
+        return trials, self._train(len(trials), everything, seconds=seconds, stop_epochs=float(np.mean(epochs)))
 
     def _seconds_left(self) -> float:
         return self.ends - time.monotonic()
@@ -223,13 +223,11 @@ class _Trainings:
         prefix = f"training {number + 1} of {self.most}, " if self.most > 1 else ""
         self.on_step(f"{prefix}{text}", (number + done) / self.most)
 
-    def _train(self, number: int, material: Material, *, seconds: float, epochs: float | None = None) -> _Trained:
+    def _train(self, number: int, material: Material, *, seconds: float, stop_epochs: float | None = None) -> _Trained:
         """Fine-tune on what is not held out, and embed all documents."""
         is_model = number == 0 or not len(material.held_out)
         states = self.place / STATE_FOLDER / f"training-{number}"
         settings = self.settings
-        if epochs is not None:
-            settings = replace(settings, finetune=replace(settings.finetune, epochs=epochs))
         chunking, tokens = settings.chunking, int(material.documents.tokens_B.sum())
         overlap = chunking.chunk_tokens / (chunking.chunk_tokens - chunking.overlap_tokens)
 
@@ -245,6 +243,7 @@ class _Trainings:
             states=Files(str(states)),
             budget=TimeBudget(seconds=max(60.0, seconds), tokens_afterwards=int(tokens * overlap)),
             watchers=Watchers(on_step=show),
+            stop_epochs=stop_epochs,
         )
         encoder = write_encoder((self.place if is_model else states) / ENCODER_FOLDER, checkpoint, done)
         self._step(number, "embedding", 0.7)

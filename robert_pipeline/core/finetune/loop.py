@@ -173,24 +173,28 @@ class Finetuning:
         held_out: Int64,
         *,
         budget: TimeBudget | None = None,
+        stop_epochs: float | None = None,
         watchers: Watchers | None = None,
         state: TrainingState | None = None,
     ) -> Finetuned:
         """Train on documents `learn`, keep the weights that do best on `held_out` (the last ones where it is empty).
 
-        With `budget` the learning rate falls over the steps that there is time for. With `state` it goes on from there,
-        on the very steps that would have come. Stops early when the held-out loss no longer falls. When the loss is no
-        longer a number it stops, keeps the best weights and says so; raises TrainingError where there are none yet.
+        With `budget` the learning rate falls over the steps that there is time for. With `stop_epochs` it falls as if
+        training went on, and training ends there: what stopping early does, where nothing is held out. With `state` it
+        goes on from there, on the very steps that would have come. Stops early when the held-out loss no longer falls.
+        When the loss is no longer a number it stops, keeps the best weights and says so; raises TrainingError where
+        there are none yet.
         """
         watchers = watchers or Watchers()
         state = self._resume(state)
         schedule = _Schedule(self._documents, learn, self._config, steps=state.steps)
+        last = None if stop_epochs is None else max(1, round(schedule.per_epoch * stop_epochs))
         started, kept_at, tokens, skipped = self._clock(), self._clock(), 0, 0
         before, diverged = state.seconds, False
         pace = None if budget is None else Pace(budget, first_step=state.step)
         try:
             # One that had stopped early, and was killed then, has no step to come.
-            for number, step in () if self._is_stalled(state) else schedule.after(state.step):
+            for number, step in () if self._is_at_its_end(state, last) else schedule.after(state.step):
                 found = self._gradients(step)
                 norm = self._master.step(found.of, rate_at(number, schedule.steps, self._config.warmup))
                 skipped = 0 if math.isfinite(norm) and math.isfinite(found.loss) else skipped + 1
@@ -212,7 +216,7 @@ class Finetuning:
                 if schedule.evaluates_after(state.step) or self._clock() - kept_at >= watchers.state_seconds:
                     watchers.on_state(self._kept(state))
                     kept_at = self._clock()
-                if self._is_stalled(state):
+                if self._is_at_its_end(state, last):
                     break
         finally:
             self._workers.close()
@@ -281,7 +285,10 @@ class Finetuning:
             state.best_weights = self._master.weights()
         watchers.on_evaluation(evaluation)
 
-    def _is_stalled(self, state: TrainingState) -> bool:
+    def _is_at_its_end(self, state: TrainingState, last: int | None) -> bool:
+        """Whether there is no sense in going on, however many steps the schedule has."""
+        if last is not None and state.step >= last:
+            return True
         best = _best(state.history)
         since = sum(evaluation.step > best.step for evaluation in state.history) if best else 0
         return since >= self._config.patience
