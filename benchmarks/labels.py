@@ -111,7 +111,8 @@ def _calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
 def _drawn(probabilities: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A class for each document, by its probabilities."""
     below = random.random((len(probabilities), 1)) > probabilities.cumsum(axis=1)
-    return np.minimum(below.sum(axis=1), probabilities.shape[1] - 1)
+    drawn: np.ndarray = np.minimum(below.sum(axis=1), probabilities.shape[1] - 1)
+    return drawn
 
 
 def _tfidf_accuracy(learn: pa.Table, test: pa.Table, labels: list[str], truth: np.ndarray) -> float:

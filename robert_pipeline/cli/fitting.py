@@ -23,21 +23,12 @@ def fit(
     out: Annotated[Path, typer.Option("--out", help="Folder of the model.")] = Path("model"),
     partition: Partitions = None,
     max_minutes: Annotated[float, typer.Option("--max-minutes", help="Time for all of it.", min=1)] = 50.0,
-    folds: Annotated[
-        int | None,
-        typer.Option(
-            "--folds",
-            help="Trainings that hold different documents out, before one on all [2 below 3,000 documents, else 1].",
-            min=1,
-        ),
-    ] = None,
 ) -> None:
     """Make a model of labelled documents: the whole recipe, with defaults that suit the corpus and the machine.
 
     Fine-tunes the encoder on chunks, embeds the documents, trains the LSTM and linear models of the words, weighs and
-    calibrates them on documents held out, and compares with simpler models. Of a small corpus, several trainings hold
-    different documents out, as far as there is time, and the model is a last one on all. The folder can be given to
-    `predict`, `score`, `label` and the flows as it is. Killed, it goes on where it was when it is started again.
+    calibrates them on documents held out, and compares with simpler models. The folder can be given to `predict`,
+    `score`, `label` and the flows as it is. Killed, it goes on where it was when it is started again.
 
     Example: `robert fit corpus.parquet --out model`
     """
@@ -49,7 +40,7 @@ def fit(
     settings = dataclasses.replace(settings, corpus=str(source), model=str(out))
     planned = run_plan(settings, partitions=partition or (), run_id=new_run_id())
     with working_progress("fit") as on_step:
-        report = run_fit(settings, planned, out=str(out), max_minutes=max_minutes, folds=folds, on_step=on_step)
+        report = run_fit(settings, planned, out=str(out), max_minutes=max_minutes, on_step=on_step)
     evaluation = report.evaluation
     show_table(
         f"{evaluation.test_documents:,} documents held out",

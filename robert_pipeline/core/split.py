@@ -38,13 +38,13 @@ def group_fractions(text_key_B: Integers, groups_B: Integers, salt: str) -> Floa
     return text_fractions(smallest[groups_B], salt)
 
 
-def hold_out(fraction_B: Floats, truth_BK: Booleans, share: float, *, keep: int, fold: int = 0) -> Booleans:
-    """Which documents are held out: those whose text's fraction is below `share`; in fold 1 the next `share`, and on.
+def hold_out(fraction_B: Floats, truth_BK: Booleans, share: float, *, keep: int) -> Booleans:
+    """Which documents are held out: those whose text's fraction is below `share`.
 
     A label that would be left with fewer than `keep` documents keeps as many of its texts as it takes, those with the
-    highest fractions in the fold.
+    highest fractions.
     """
-    held_B: Booleans = (fraction_B >= fold * share) & (fraction_B < (fold + 1) * share)
+    held_B = fraction_B < share
     left_K = (truth_BK & ~held_B[:, None]).sum(axis=0)
     for k in np.flatnonzero(left_K < keep):
         has_B = truth_BK[:, k]

@@ -6,7 +6,7 @@ A training that was killed goes on from its last state when it is started again 
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -25,7 +25,7 @@ from robert_pipeline.core.finetune.loop import (
 )
 from robert_pipeline.core.finetune.pace import TimeBudget
 from robert_pipeline.core.related import related_groups
-from robert_pipeline.core.split import Floats, group_fractions, hold_out
+from robert_pipeline.core.split import group_fractions, hold_out
 from robert_pipeline.core.targets import Targets, make_targets
 from robert_pipeline.core.terms import count_terms
 from robert_pipeline.errors import ConfigError, TrainingError
@@ -56,18 +56,8 @@ class Material:
     documents: TokenSet
     targets: Targets
     groups_B: Integers
-    fraction_B: Floats
-    """One number in [0, 1) for each group: documents are held out by it."""
     learned: Integers
     held_out: Integers
-
-    def holding_out(self, share: float, *, fold: int = 0) -> "Material":
-        """The same documents, another `share` of them held out in every fold; no fold shares a group with another.
-
-        Every label keeps a document to learn from. Nothing is held out with a share of 0.
-        """
-        held_B = hold_out(self.fraction_B, self.targets.truth_BK, share, keep=1, fold=fold)
-        return replace(self, learned=np.flatnonzero(~held_B), held_out=np.flatnonzero(held_B))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,14 +164,15 @@ def read_material(settings: Settings, planned: Plan, checkpoint: Checkpoint, fol
     everything = np.arange(len(documents))
     targets = make_targets(documents.labelled, everything, settings.head, settings.training)
     groups_B = related_groups(count_terms(documents.tokens, pairs=True))
+    fractions_B = group_fractions(documents.labelled.text_key_B, groups_B, settings.training.split)
+    held_B = hold_out(fractions_B, targets.truth_BK, settings.training.validation_fraction, keep=1)
     return Material(
         documents=documents,
         targets=targets,
         groups_B=groups_B,
-        fraction_B=group_fractions(documents.labelled.text_key_B, groups_B, settings.training.split),
-        learned=everything,
-        held_out=everything[:0],
-    ).holding_out(settings.training.validation_fraction)
+        learned=everything[~held_B],
+        held_out=everything[held_B],
+    )
 
 
 def _rows(
@@ -201,7 +192,6 @@ def tune(
     states: Files,
     budget: TimeBudget | None,
     watchers: Watchers,
-    stop_epochs: float | None = None,
 ) -> tuple[Finetuned, str]:
     """Train the checkpoint's model on the material; states are kept and found again in `states`.
 
@@ -216,7 +206,8 @@ def tune(
             "data": documents.fingerprint,
             "encoder": checkpoint.identity.fingerprint,
             "chunking": settings.chunking.fingerprint,
-            "held_out": material.held_out.tolist(),
+            "held_out": settings.training.validation_fraction,
+            "split": settings.training.split,
             **{f"config.{name}": value for name, value in asdict(settings.finetune).items()},
         },
     )
@@ -245,7 +236,6 @@ def tune(
         material.learned,
         material.held_out,
         budget=budget,
-        stop_epochs=stop_epochs,
         watchers=keeping,
         state=load_state(states, run=run),
     )

@@ -1,7 +1,7 @@
 """Chunk rows of a block of documents: copied where the store has the text, encoded once where it does not.
 
 Documents enter; rows of the embeddings contract in document order, rejects and counts leave. Vectors are held a window
-of chunks at a time. Opens no file but through `KnownTexts` and `RowSpool`.
+of chunks at a time, and one more while its rows are made. Opens no file but through `KnownTexts` and `RowSpool`.
 Axes: B documents, U different texts, N chunks, D embedding, R rows.
 """
 

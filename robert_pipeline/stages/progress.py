@@ -4,6 +4,7 @@ On an engine whose workers are other processes nobody listens, and progress is w
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -22,17 +23,19 @@ class Done:
 
 Listener = Callable[[Done], None]
 _listeners: list[Listener] = []
+_telling = threading.Lock()
 
 
 def report(done: Done) -> None:
-    """Tell whoever listens in this process."""
-    for listener in list(_listeners):
-        listener(done)
+    """Tell whoever listens in this process; one report at a time, though several threads of a worker report."""
+    with _telling:
+        for listener in list(_listeners):
+            listener(done)
 
 
 @contextlib.contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Have `listener` called, from the worker's thread, while the block runs."""
+    """Have `listener` called, from the worker's threads, while the block runs."""
     _listeners.append(listener)
     try:
         yield

@@ -39,8 +39,8 @@ class RowSpool:
         """All rows, memory-mapped where there is a file. Nothing can be added any more."""
         if self._writer is None or self._file is None:
             return self._schema.empty_table() if self._held is None else self._held
-        self._writer.close()
         with self._file:
+            self._writer.close()
             self._file.flush()
             mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped))).read_all()

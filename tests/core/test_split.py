@@ -48,15 +48,3 @@ def test_copies_stay_together_and_labels_keep_documents(cases, share, keep):
         assert len({bool(held) for (each, _), held in zip(cases, held_B, strict=True) if each == text}) == 1
     assert ((truth_BK & ~held_B[:, None]).sum(0) >= np.minimum(keep, truth_BK.sum(0))).all()
     assert (held_B <= (fraction_B < share)).all()
-
-
-@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=60), st.integers(1, 7), st.integers(0, 2))
-def test_no_document_judges_twice_and_all_judge_once_in_all_folds(fractions, folds, labels):
-    """A document would count twice among those that weigh and calibrate a model, or never be among them."""
-    fraction_B = np.array(fractions)
-    truth_BK = (np.arange(len(fractions)) % max(1, labels))[:, None] == np.arange(labels)
-    held_FB = np.stack([hold_out(fraction_B, truth_BK, 1 / folds, keep=0, fold=fold) for fold in range(folds)])
-    times_B = held_FB.sum(axis=0)
-    assert (times_B <= 1).all()
-    off_the_edge_B = np.abs(fraction_B * folds - np.round(fraction_B * folds)) > 1e-9
-    assert (times_B[off_the_edge_B] == 1).all()

@@ -98,35 +98,12 @@ def test_every_part_is_judged_on_the_same_documents(fitted):
     names = [model.name for model in fitted.evaluation.models]
     assert names[0] == "the model"
     assert {"RoBERT", "mean of chunks", "TF-IDF + linear SVM"} <= set(names)
+    assert fitted.evaluation.test_documents == fitted.finetune.held_out_documents > 0
     assert len(fitted.evaluation.models[0].runs) == 3
+    total = fitted.finetune.learned_documents + fitted.finetune.held_out_documents
+    assert total == 2 * COUNT
     assert fitted.finetune.unlabelled_documents == 1
     assert fitted.finetune.rejected_documents == 1
-
-
-def test_a_small_corpus_is_learned_from_whole_and_judged_in_parts(fitted):
-    """A fifth of few documents would be lost to learning, and the others would say nothing of a probability."""
-    assert fitted.trials == 2
-    assert fitted.finetune.learned_documents == fitted.evaluation.learned_documents == 2 * COUNT
-    assert fitted.finetune.held_out_documents == 0
-    assert fitted.evaluation.test_documents == fitted.head.calibration.documents == fitted.evaluation.held_out_documents
-    assert 0.3 * 2 * COUNT < fitted.evaluation.test_documents < 0.5 * 2 * COUNT
-
-
-def test_without_time_for_more_the_first_training_is_the_model(settings, tmp_path):
-    """A fit would take some times as long as it may."""
-    report = fit(settings, plan(settings, run_id="fit"), out=str(tmp_path / "model"), max_minutes=0.01)
-    assert report.trials == 1
-    assert report.evaluation.test_documents == report.finetune.held_out_documents > 0
-    assert report.finetune.learned_documents + report.finetune.held_out_documents == 2 * COUNT
-    one = fit(settings, plan(settings, run_id="fit"), out=str(tmp_path / "one"), folds=1)
-    assert (one.trials, one.finetune.held_out_documents) == (1, report.finetune.held_out_documents)
-
-
-@pytest.mark.parametrize("folds", [0, 6])
-def test_more_documents_cannot_be_held_out_than_there_are(settings, tmp_path, folds):
-    """Documents would judge that were learned from."""
-    with pytest.raises(ConfigError, match=f"--folds is {folds}, and each holds 20% .*1 to 5"):
-        fit(settings, plan(settings, run_id="fit"), out=str(tmp_path / "model"), folds=folds)
 
 
 def test_several_labels_a_document(settings, tmp_path):
@@ -234,7 +211,7 @@ def told_fit(corpus, encoder, out):
 
 
 def test_a_fit_that_was_killed_comes_to_the_same_model(fitted, settings, tmp_path):
-    """Trainings that were done would be done again, or the model be another one."""
+    """A training that was done would be done again, or the model be another one."""
     arguments = [settings.corpus, json.dumps(asdict(settings.encoder)), str(tmp_path / "model")]
 
     def start():
@@ -242,13 +219,12 @@ def test_a_fit_that_was_killed_comes_to_the_same_model(fitted, settings, tmp_pat
 
     process = start()
     for line in process.stdout:
-        if line.startswith("training 2 of 3, fine-tuning"):
+        if line.startswith("embedding"):
             break
     process.send_signal(signal.SIGKILL)
     process.wait()
     said = start().communicate()[0].splitlines()
-    assert not any(line.startswith("training 1 of 3, fine-tuning") for line in said)
-    assert any(line.startswith("training 3 of 3, fine-tuning") for line in said)
+    assert not any(line.startswith("fine-tuning") for line in said)
     assert said[-1] == fitted.head.fingerprint
 
 

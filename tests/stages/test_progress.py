@@ -1,6 +1,7 @@
 """Workers report, whoever listens in the same process hears."""
 
 import threading
+import time
 
 from robert_pipeline.runs.embed import embed
 from robert_pipeline.runs.label import label
@@ -20,6 +21,28 @@ def test_a_listener_hears_while_it_listens_and_not_after():
         worker.join()
     report(Done(stage="embedding", documents=4))
     assert [done.documents for done in heard] == [2, 3]
+
+
+def test_a_listener_is_told_one_thing_at_a_time():
+    """Rows are written in one thread while another encodes: tokens on the bar would be lost between the two."""
+    heard = [0]
+
+    def count(done):
+        before = heard[0]
+        time.sleep(0.001)
+        heard[0] = before + done.tokens
+
+    def work():
+        for _ in range(20):
+            report(Done(stage="embedding", tokens=1))
+
+    with listening(count):
+        workers = [threading.Thread(target=work) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    assert heard == [40]
 
 
 def test_listeners_do_not_outlive_an_error():

@@ -69,8 +69,6 @@ class Evaluation:
     """The held-out documents after so many steps. Loss in nats a document, of the mean of the chunks' logits."""
 
     step: int
-    epochs: float
-    """Passes over the documents that `step` comes to."""
     loss: float
     accuracy: float
 
@@ -173,28 +171,24 @@ class Finetuning:
         held_out: Int64,
         *,
         budget: TimeBudget | None = None,
-        stop_epochs: float | None = None,
         watchers: Watchers | None = None,
         state: TrainingState | None = None,
     ) -> Finetuned:
         """Train on documents `learn`, keep the weights that do best on `held_out` (the last ones where it is empty).
 
-        With `budget` the learning rate falls over the steps that there is time for. With `stop_epochs` it falls as if
-        training went on, and training ends there: what stopping early does, where nothing is held out. With `state` it
-        goes on from there, on the very steps that would have come. Stops early when the held-out loss no longer falls.
-        When the loss is no longer a number it stops, keeps the best weights and says so; raises TrainingError where
-        there are none yet.
+        With `budget` the learning rate falls over the steps that there is time for. With `state` it goes on from there,
+        on the very steps that would have come. Stops early when the held-out loss no longer falls. When the loss is no
+        longer a number it stops, keeps the best weights and says so; raises TrainingError where there are none yet.
         """
         watchers = watchers or Watchers()
         state = self._resume(state)
         schedule = _Schedule(self._documents, learn, self._config, steps=state.steps)
-        last = None if stop_epochs is None else max(1, round(schedule.per_epoch * stop_epochs))
         started, kept_at, tokens, skipped = self._clock(), self._clock(), 0, 0
         before, diverged = state.seconds, False
         pace = None if budget is None else Pace(budget, first_step=state.step)
         try:
             # One that had stopped early, and was killed then, has no step to come.
-            for number, step in () if self._is_at_its_end(state, last) else schedule.after(state.step):
+            for number, step in () if self._is_stalled(state) else schedule.after(state.step):
                 found = self._gradients(step)
                 norm = self._master.step(found.of, rate_at(number, schedule.steps, self._config.warmup))
                 skipped = 0 if math.isfinite(norm) and math.isfinite(found.loss) else skipped + 1
@@ -212,11 +206,11 @@ class Finetuning:
                 if diverged:
                     break
                 if schedule.evaluates_after(state.step) and len(held_out):
-                    self._evaluate(state, held_out, watchers, epochs=state.step / schedule.per_epoch)
+                    self._evaluate(state, held_out, watchers)
                 if schedule.evaluates_after(state.step) or self._clock() - kept_at >= watchers.state_seconds:
                     watchers.on_state(self._kept(state))
                     kept_at = self._clock()
-                if self._is_at_its_end(state, last):
+                if self._is_stalled(state):
                     break
         finally:
             self._workers.close()
@@ -272,23 +266,20 @@ class Finetuning:
     def _vectors(self, batch: TokenBatch) -> Tensor:
         return pool(self._states(batch), batch, self._pooling, self._model)
 
-    def _evaluate(self, state: TrainingState, held_out: Int64, watchers: Watchers, *, epochs: float) -> None:
+    def _evaluate(self, state: TrainingState, held_out: Int64, watchers: Watchers) -> None:
         logits_BK = self.logits(held_out)
         targets = self._documents.targets[held_out]
         whole = Batch(tokens=TokenBatch.of([]), targets=targets, weights=np.ones(len(held_out), np.float32))
         loss = float(weighted_loss(torch.from_numpy(logits_BK), whole, 0.0)) / len(held_out)
         right = logits_BK.argmax(1) == targets if targets.ndim == 1 else ((logits_BK > 0) == targets).all(1)
-        evaluation = Evaluation(step=state.step, epochs=epochs, loss=loss, accuracy=float(right.mean()))
+        evaluation = Evaluation(step=state.step, loss=loss, accuracy=float(right.mean()))
         best = _best(state.history)
         state.history = (*state.history, evaluation)
         if math.isfinite(loss) and (best is None or loss < best.loss):
             state.best_weights = self._master.weights()
         watchers.on_evaluation(evaluation)
 
-    def _is_at_its_end(self, state: TrainingState, last: int | None) -> bool:
-        """Whether there is no sense in going on, however many steps the schedule has."""
-        if last is not None and state.step >= last:
-            return True
+    def _is_stalled(self, state: TrainingState) -> bool:
         best = _best(state.history)
         since = sum(evaluation.step > best.step for evaluation in state.history) if best else 0
         return since >= self._config.patience
@@ -347,10 +338,10 @@ class _Schedule:
 
     def __init__(self, documents: ChunkedDocuments, learn: Int64, config: FinetuneConfig, *, steps: int | None) -> None:
         self._documents, self._learn, self._config = documents, learn, config
-        self.per_epoch = len(self._epoch(0))
-        self.whole = max(1, round(self.per_epoch * config.epochs_for(len(learn))))
+        per_epoch = len(self._epoch(0))
+        self.whole = max(1, round(per_epoch * config.epochs_for(len(learn))))
         self.steps = steps or self.whole
-        self._between = max(1, round(self.per_epoch / config.evaluations_per_epoch))
+        self._between = max(1, round(per_epoch / config.evaluations_per_epoch))
 
     def _epoch(self, number: int) -> list[Step]:
         return epoch_steps(

@@ -207,21 +207,6 @@ def test_killed_after_its_last_step_it_has_none_to_come():
     assert all(torch.equal(again.weights[name], whole.weights[name]) for name in whole.weights)
 
 
-def test_it_can_end_where_another_one_was_best():
-    """A training on all documents, that nothing is held out from, would overfit, or learn on another schedule."""
-    steps, kept = [], []
-    whole = finetuning().run(LEARN, HELD_OUT, watchers=Watchers(on_step=steps.append))
-    epochs = whole.history[1].epochs
-    found = finetuning().run(
-        LEARN, HELD_OUT[:0], stop_epochs=epochs, watchers=Watchers(on_state=kept.append, state_seconds=0)
-    )
-    assert (found.steps, found.best) == (whole.history[1].step, None)
-    assert steps[0].steps > found.steps
-    again = finetuning().run(LEARN, HELD_OUT[:0], stop_epochs=epochs, state=kept[-1])
-    assert again.steps == found.steps
-    assert all(torch.equal(again.weights[name], found.weights[name]) for name in found.weights)
-
-
 @pytest.mark.parametrize("evaluated", [True, False], ids=["after an evaluation", "before the first"])
 def test_a_loss_that_is_no_number_ends_it(evaluated, monkeypatch):
     """A diverged encoder would be written as if it were the best."""
