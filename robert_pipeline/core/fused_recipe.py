@@ -1,12 +1,12 @@
 """The whole way from labelled vectors and words to a fused head, and what it and its parts are worth.
 
 A head over chunk vectors and linear views of the words learn from the same documents; the documents held out say how
-much each part counts. So that a figure is never of documents that it was fitted to, these are cut into two halves, and
+much each part counts. So that no figure is of documents that weights were fitted to, these are cut into two halves, and
 each half is judged with the weights, calibration and thresholds that the other one gave. Arrays in, arrays out.
 Axes: B documents, K logits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import cast
 
@@ -15,7 +15,7 @@ import numpy as np
 from robert_pipeline.config import HeadConfig, HeadKind, Output, TrainingConfig
 from robert_pipeline.core.compare import NAMES, OnStep, describe, rival_config, rival_training
 from robert_pipeline.core.examples import Integers, TargetValues, logits
-from robert_pipeline.core.fusion import Floats, fit_views, fit_weights, make_fusion, weighted, with_views
+from robert_pipeline.core.fusion import Floats, fit_views, fit_weights, make_fusion, weighted
 from robert_pipeline.core.judge import Answers, Contender, answers_from
 from robert_pipeline.core.model import TrainedHead, no_calibration
 from robert_pipeline.core.origin import VectorOrigin
@@ -92,37 +92,39 @@ def train_fused(
     kept = min(tried, key=lambda kind: np.mean([judge.loss([found, *view_logits]) for _, found in tried[kind]]))
     recipe, head_logits = tried[kept][0]
     weights = fit_weights([head_logits, *view_logits], values, head.output)
-    fusion = make_fusion(views, weights)
+    everything = np.concatenate([learned, held_out.documents])
+    final = fit_views(tokens(everything), targets.values[everything], logit_count=logit_count)
     fused, _ = finish_head(
-        replace(recipe.head, fusion=fusion, calibration=no_calibration(logit_count)),
+        replace(recipe.head, fusion=make_fusion(final, weights), calibration=no_calibration(logit_count)),
         weighted([head_logits, *view_logits], weights),
         values,
         training.target_precision,
         is_centred=True,
     )
-    everything = np.concatenate([learned, held_out.documents])
-    final = fit_views(tokens(everything), targets.values[everything], logit_count=logit_count)
     contenders = [
         Contender(
             name=FUSED,
             description=f"{describe(recipe.head.config)}; words; weighed together",
             answers=tuple(judge.answers([found, *view_logits], seed) for seed, (_, found) in enumerate(tried[kept])),
         ),
-        *(
-            Contender(
-                name=NAMES[kind],
-                description=describe(found[0][0].head.config),
-                answers=tuple(judge.answers([logits_BK], seed) for seed, (_, logits_BK) in enumerate(found)),
-            )
-            for kind, found in tried.items()
-        ),
+        *_parts(judge, tried),
         *(
             Contender(name=VIEW_NAMES[view.view], description="linear SVM", answers=(judge.answers([found], 0),))
             for view, found in zip(views, view_logits, strict=True)
         ),
         *(Contender(name=name, description=text, answers=(judge.answers([found], 0),)) for name, text, found in others),
     ]
-    return FusedRecipe(head=replace(fused, fusion=with_views(fusion, final)), contenders=tuple(contenders))
+    return FusedRecipe(head=fused, contenders=tuple(contenders))
+
+
+def _parts(judge: "_Judge", tried: Mapping[HeadKind, Sequence[tuple[Recipe, Floats]]]) -> Iterator[Contender]:
+    """Every kind of head by itself."""
+    for kind, found in tried.items():
+        yield Contender(
+            name=NAMES[kind],
+            description=describe(found[0][0].head.config),
+            answers=tuple(judge.answers([logits_BK], seed) for seed, (_, logits_BK) in enumerate(found)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ logit. A sum of sums over chunks, so every chunk's contribution stays exact. Axe
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import safetensors.numpy
@@ -135,11 +135,6 @@ def make_fusion(views: Sequence[LexicalView], weights: Sequence[float]) -> Fusio
         head_weight=head_weight,
         sha256=hashlib.sha256(view_bytes(views)).hexdigest(),
     )
-
-
-def with_views(fusion: Fusion, views: Sequence[LexicalView]) -> Fusion:
-    """The same weights over views that have learned from other documents."""
-    return replace(fusion, views=tuple(views), sha256=hashlib.sha256(view_bytes(views)).hexdigest())
 
 
 _ARRAYS = ("terms_F", "scale_F", "weights_KF", "bias_K")

@@ -176,12 +176,11 @@ def _write_shard(
         nonlocal counts
         done = rows.finish()
         writer.write(done.rows)
-        rejected.extend(done.rejects)
+        rejects.extend(done.rejects)  # the thread that reads adds to them too: no step between, and sorted at the end
         counts += done.counts
         if is_unit:
             report(Done(stage="embedding", documents=done.counts.documents))
 
-    rejected: list[Reject] = []
     with GpuBusy(loaded.encoder.device) as gpu, behind() as later:
         # A GPU, or half of two cores, would have nothing to do while texts are read and tokenised, and rows made and
         # written.
@@ -192,7 +191,6 @@ def _write_shard(
                 later(partial(rows.add, window))
             later(partial(put_away, rows))
             give_back_memory()
-    rejects += rejected
     if is_unit:
         report(Done(stage="embedding", documents=len(rejects)))
         counts += Counts(documents=len(rejects), rejected=len(rejects))

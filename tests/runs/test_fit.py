@@ -195,6 +195,10 @@ told_fit(*sys.argv[1:])
 """
 
 
+def say(text):
+    print(text, flush=True)  # noqa: T201 - the test reads it
+
+
 def told_fit(corpus, encoder, out):
     """Fit; says on stdout what it is doing."""
     from robert_pipeline.config import EncoderSource
@@ -206,8 +210,8 @@ def told_fit(corpus, encoder, out):
         finetune=QUICK,
     )
     planned = plan(settings, run_id="fit")
-    report = fit(settings, planned, out=out, max_minutes=5, on_step=lambda text, _done: print(text, flush=True))  # noqa: T201
-    print(report.head.fingerprint, flush=True)  # noqa: T201
+    report = fit(settings, planned, out=out, max_minutes=5, on_step=lambda text, _done: say(text))
+    say(report.head.fingerprint)
 
 
 def test_a_fit_that_was_killed_comes_to_the_same_model(fitted, settings, tmp_path):

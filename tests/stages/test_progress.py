@@ -29,7 +29,7 @@ def test_a_listener_is_told_one_thing_at_a_time():
 
     def count(done):
         before = heard[0]
-        time.sleep(0.001)
+        time.sleep(0.001)  # the other thread's turn
         heard[0] = before + done.tokens
 
     def work():
