@@ -112,7 +112,7 @@ class TrainedHead:
     def __post_init__(self) -> None:
         count = len(self.labels)
         if len(set(self.labels)) != count or any(not label for label in self.labels):
-            raise ModelError("a head's labels must be different and not empty", fix="Name each label once")
+            raise ConfigError("a head's labels must be different and not empty", fix="Name each label once")
         wrong = [
             name
             for name, size, wanted in (
@@ -124,10 +124,10 @@ class TrainedHead:
             if size != wanted
         ]
         if wrong:
-            raise ModelError(f"{wrong[0]} does not have one value for each of {count} labels", fix="Save it again")
+            raise ConfigError(f"{wrong[0]} does not have one value for each of {count} labels", fix="Save it again")
         for view in self.fusion.views if self.fusion else ():
             if len(view.bias_K) != self.logit_count:
-                raise ModelError(
+                raise ConfigError(
                     f"view '{view.view}' has {len(view.bias_K)} logits, the head {self.logit_count}",
                     fix="Train it again",
                 )

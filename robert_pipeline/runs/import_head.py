@@ -26,7 +26,7 @@ def import_head(settings: Settings, weights: str, labels: Sequence[str]) -> Impo
 
     `labels` are in the order of the logits; of a single logit, first the label it speaks against. Encoder and chunking
     are what the weights were trained on; nothing can tell whether they are, but vectors of another size are refused.
-    The head is not calibrated. Raises ModelError or EncoderError.
+    The head is not calibrated. Raises ModelError, ConfigError (equal or empty labels) or EncoderError.
     """
     state = read_weights_file(weights)
     shape = shape_of(state, output=settings.head.output, place=weights)

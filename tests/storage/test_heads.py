@@ -110,6 +110,10 @@ def test_a_missing_file_is_named(saved, tmp_path, kind):
         ({"dimension": 5}, "do not fit a head of their sizes"),
         ({"weights": {"file": "../other.safetensors", "sha256": "0"}}, "not beside it"),
         ({"calibration": {"method": "none"}}, "Calibration does not have the fields"),
+        (
+            {"calibration": {"method": "none", "scale": [1.0], "offset": [0.0] * 3, "documents": 0}},
+            r"head\.json is damaged: calibration\.scale does not have one value",
+        ),
     ],
 )
 def test_a_head_that_was_edited_is_refused(saved, tmp_path, change, named):
