@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from robert_pipeline.core.ceiling import ceiling_tokens_per_second, linear_shapes
-from robert_pipeline.core.packed_layers import Elementwise, fuse_layers
+from robert_pipeline.core.layer_parts import CpuParts, CudaParts, Elementwise, LayerParts
+from robert_pipeline.core.packed_layers import fuse_layers
 from robert_pipeline.core.packed_model import (
     AttentionKernel,
     PackedModel,
@@ -68,13 +69,10 @@ class Encoder:
         self._hidden, self.way = token_states(self._model, pad_id=pad_id, kernel=kernel)
         self.batch_tokens = CUDA_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
         """Tokens of a batch that the device is fastest with."""
-        if (
-            device.type == "cpu"
-            and elementwise is not None
-            and isinstance(self._hidden, PackedModel)
-            and fuse_layers(self._hidden, elementwise, batch_tokens=self.batch_tokens, only_firsts=pooling != "mean")
-        ):
-            self.way += ", fused layers"
+        if isinstance(self._hidden, PackedModel):
+            kinds = _layer_parts(device, elementwise, self.batch_tokens)
+            if (parts := fuse_layers(self._hidden, kinds, only_firsts=pooling != "mean")) is not None:
+                self.way += f", {parts.way}"
         if device.type == "cpu" and prepack_linears(self._model, batch_tokens=self.batch_tokens):
             self.way += ", prepacked weights"
         self.concurrency = CUDA_BATCHES if device.type == "cuda" else torch.get_num_threads()
@@ -116,3 +114,10 @@ class Encoder:
             batch_tokens=self.batch_tokens,
             threads=self.concurrency,
         )
+
+
+def _layer_parts(device: torch.device, elementwise: Elementwise | None, batch_tokens: int) -> tuple[LayerParts, ...]:
+    """What layers may be made of here, the fastest first."""
+    if device.type == "cuda":
+        return CudaParts(is_compiled=True), CudaParts(is_compiled=False)
+    return () if elementwise is None else (CpuParts(elementwise, batch_tokens=batch_tokens),)

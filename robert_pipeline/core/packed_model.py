@@ -145,14 +145,14 @@ class PackedModel:
             batch = batch.filled(SHAPE_TOKENS)
         positions = {}
         if self._takes_positions:
-            positions["position_ids"] = _on(device, batch.positions()[None] + self.first_position)
-        starts = torch.from_numpy(batch.starts)
+            positions["position_ids"] = on_device(batch.positions()[None] + self.first_position, device)
+        starts = batch.starts if device.type == "cpu" else batch.starts.astype(np.int32)
         packing = Packing(
-            starts=starts if device.type == "cpu" else starts.to(device, torch.int32),
+            starts=on_device(starts, device),
             longest=int(batch.lengths_B.max()),
             kernel=self.kernel,
         )
-        output = self.model(input_ids=_on(device, batch.token_ids[None]), packing=packing, **positions)
+        output = self.model(input_ids=on_device(batch.token_ids[None], device), packing=packing, **positions)
         hidden_ND: Tensor = output.last_hidden_state[0, :tokens]
         return hidden_ND
 
@@ -162,7 +162,8 @@ class PackedModel:
         return -(-len(batch.token_ids) // multiple) * multiple
 
 
-def _on(device: torch.device, values: NDArray[np.int64]) -> Tensor:
+def on_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
+    """The values there, without waiting for what the device is doing."""
     tensor = torch.from_numpy(values)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
@@ -219,12 +220,12 @@ class PaddedModel:
         ids_BT = np.full(real_BT.shape, self._pad_id, np.int64)
         ids_BT[real_BT] = batch.token_ids
         if real_BT.all():  # most batches: equally long chunks need no mask
-            hidden_BTD = self.model(input_ids=_on(device, ids_BT)).last_hidden_state
+            hidden_BTD = self.model(input_ids=on_device(ids_BT, device)).last_hidden_state
             flat_ND: Tensor = hidden_BTD.flatten(0, 1)
             return flat_ND
-        mask_BT = torch.from_numpy(real_BT).to(device)
-        hidden_BTD = self.model(input_ids=_on(device, ids_BT), attention_mask=mask_BT).last_hidden_state
-        kept_ND: Tensor = hidden_BTD.flatten(0, 1)[_on(device, np.flatnonzero(real_BT))]
+        mask_BT = on_device(real_BT, device)
+        hidden_BTD = self.model(input_ids=on_device(ids_BT, device), attention_mask=mask_BT).last_hidden_state
+        kept_ND: Tensor = hidden_BTD.flatten(0, 1)[on_device(np.flatnonzero(real_BT), device)]
         return kept_ND
 
     def computed_tokens(self, batch: TokenBatch) -> int:
@@ -262,16 +263,25 @@ def _attention(
         )
     q_NAE, k_NAE, v_NAE = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = float(q_NAE.shape[2] ** -0.5 if scaling is None else scaling)
-    window = others.get("sliding_window")
-    if packing.kernel is None:
-        return _cuda_attention(q_NAE, k_NAE, v_NAE, packing, scale, window)[None], None
+    return attend(q_NAE, k_NAE, v_NAE, packing, scale=scale, window=others.get("sliding_window"))[None], None
+
+
+def attend(
+    q_NAE: Tensor, k_NAE: Tensor, v_NAE: Tensor, packing: Packing, *, scale: float, window: int | None = None
+) -> Tensor:
+    """Softmax attention within each packed sequence (N, A, E); differentiable.
+
+    `window`: how many tokens to each side a token sees, itself included. Raises NotImplementedError for one on a CPU.
+    """
+    kernel = packing.kernel
+    if kernel is None:
+        return _cuda_attention(q_NAE, k_NAE, v_NAE, packing, scale, window)
     if window is not None:
         raise NotImplementedError("a sliding window")
     if torch.is_grad_enabled() and q_NAE.requires_grad:
-        out_NAE: Tensor = _with_gradient(q_NAE, k_NAE, v_NAE, packing.starts, scale, packing.kernel)
-    else:
-        out_NAE, _ = packing.kernel.forward(q_NAE, k_NAE, v_NAE, packing.starts, scale, with_sums=False)
-    return out_NAE[None], None
+        return _with_gradient(q_NAE, k_NAE, v_NAE, packing.starts, scale, kernel)
+    out_NAE, _ = kernel.forward(q_NAE, k_NAE, v_NAE, packing.starts, scale, with_sums=False)
+    return out_NAE
 
 
 def _cuda_attention(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from robert_pipeline.core.packed_model import TokenBatch
+from robert_pipeline.core.packed_model import TokenBatch, on_device
 from robert_pipeline.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ def pool(hidden_ND: Tensor, batch: TokenBatch, pooling: Pooled, model: "PreTrain
     """
     device = hidden_ND.device
     if pooling == "mean":
-        lengths_B = torch.from_numpy(batch.lengths_B).to(device)
+        lengths_B = on_device(batch.lengths_B, device)
         return torch.segment_reduce(hidden_ND.float(), "mean", lengths=lengths_B, axis=0, unsafe=True)
-    first_BD = hidden_ND[torch.from_numpy(batch.starts[:-1]).to(device)]
+    first_BD = hidden_ND[on_device(batch.starts[:-1], device)]
     if pooling == "cls":
         return first_BD
     pooler = getattr(model, "pooler", None)

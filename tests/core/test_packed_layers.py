@@ -7,6 +7,7 @@ import transformers
 from kernels import compiled
 
 from robert_pipeline.core.encoder import Encoder
+from robert_pipeline.core.layer_parts import CpuParts, CudaParts
 from robert_pipeline.core.packed_layers import fuse_layers
 from robert_pipeline.core.packed_model import PackedModel, TokenBatch, first_position
 from robert_pipeline.native.attention import packed_attention
@@ -36,30 +37,52 @@ def model(kind="Bert", **others):
     return made.to(torch.bfloat16).eval()
 
 
-def batch():
+def batch(lengths=(90, 1, 41)):
     random = np.random.default_rng(1)
-    return TokenBatch.of([random.integers(10, 3_000, n) for n in (90, 1, 41)])
+    return TokenBatch.of([random.integers(10, 3_000, n) for n in lengths])
 
 
+def cpu_parts(kernels):
+    return CpuParts(kernels["elementwise"], batch_tokens=256)
+
+
+PARTS = {"of a CPU": cpu_parts, "of a GPU": lambda _: CudaParts(is_compiled=False)}
+"""A GPU's parts are computed on the CPU here: the same functions, by torch's other kernels."""
+
+
+@pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("kind", ["Bert", "Roberta", "Electra"])
-def test_fused_layers_give_the_model_s_own_hidden_states(kernels, kind):
+def test_fused_layers_give_the_model_s_own_hidden_states(kernels, kind, parts):
     """Vectors would be another model's: a layer's parts in another order, or weights of another part."""
     made = model(kind)
     packed = PackedModel(made, kernels["kernel"], first_position=first_position(made))
     with torch.inference_mode():
         before = packed(batch()).float()
-        assert fuse_layers(packed, kernels["elementwise"], batch_tokens=256)
+        assert fuse_layers(packed, [PARTS[parts](kernels)])
         after = packed(batch()).float()
     assert torch.cosine_similarity(before, after, dim=1).min() > 0.9995
 
 
-def test_only_first_tokens_are_those_of_the_whole(kernels):
+def test_parts_are_compiled_once_for_batches_of_every_size(kernels):
+    """Every new size of batch would be compiled for seconds, and after some of them none any more."""
+    made = model()
+    packed = PackedModel(made, kernels["kernel"], first_position=0)
+    torch.compiler.reset()
+    with torch.inference_mode():
+        assert fuse_layers(packed, [CudaParts(is_compiled=True)])
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for lengths in ((90, 1, 41), (300, 17), (255,) * 9):
+                packed(batch(lengths))
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_only_first_tokens_are_those_of_the_whole(kernels, parts):
     """Vectors of models that are pooled by their first token would be wrong."""
     made = model()
     packed = PackedModel(made, kernels["kernel"], first_position=0)
     with torch.inference_mode():
         before = packed(batch()).float()
-        assert fuse_layers(packed, kernels["elementwise"], batch_tokens=256, only_firsts=True)
+        assert fuse_layers(packed, [PARTS[parts](kernels)], only_firsts=True)
         after = packed(batch()).float()
     firsts = torch.from_numpy(batch().starts[:-1])
     assert torch.cosine_similarity(before[firsts], after[firsts], dim=1).min() > 0.9995
@@ -88,7 +111,7 @@ def test_other_models_keep_their_layers(kernels, kind, others):
     made = model(kind, **others)
     packed = PackedModel(made, kernels["kernel"], first_position=0)
     layers = getattr(made, "encoder", None)
-    assert not fuse_layers(packed, kernels["elementwise"], batch_tokens=256)
+    assert fuse_layers(packed, [cpu_parts(kernels)]) is None
     assert getattr(made, "encoder", None) is layers
 
 
@@ -106,8 +129,15 @@ def test_layers_that_do_not_agree_are_given_back(kernels, name):
     made = model()
     packed = PackedModel(made, kernels["kernel"], first_position=0)
     layers = made.encoder
-    assert not fuse_layers(packed, Wrong(kernels["elementwise"], name), batch_tokens=256)
+    assert fuse_layers(packed, [CpuParts(Wrong(kernels["elementwise"], name), batch_tokens=256)]) is None
     assert made.encoder is layers
+
+
+def test_the_next_kind_of_parts_is_taken_where_one_fails(kernels):
+    """A GPU without a C compiler would be left with the slow layers."""
+    wrong = CpuParts(Wrong(kernels["elementwise"], "gelu"), batch_tokens=256)
+    plain = CudaParts(is_compiled=False)
+    assert fuse_layers(PackedModel(model(), kernels["kernel"], first_position=0), [wrong, plain]) is plain
 
 
 def test_the_encoder_says_which_way_it_takes(kernels):
