@@ -243,8 +243,10 @@ class FinetuneConfig:
 
     `layer_decay` multiplies the learning rate once for every layer below the last one (Howard and Ruder 2018,
     discriminative fine-tuning); `frozen_layers` leaves the lowest layers as they are, `train_embeddings=False` the
-    token embeddings. `epochs` None is 4, and up to 8 where there are fewer than 1,000 documents. `patience` is how many
-    evaluations the held-out loss may fail to fall; the best weights are kept.
+    token embeddings. `epochs` None is 4, up to 8 where there are fewer than 1,000 documents, and up to 16 where fewer
+    than 4,000 documents are so long that it takes as many to draw every chunk once. `patience` is how many evaluations
+    the held-out loss may fail to fall, None 3 or a third of all where that is more: the loss of rare passages begins to
+    fall late. The best weights are kept.
     """
 
     epochs: float | None = None
@@ -261,12 +263,12 @@ class FinetuneConfig:
     batch_tokens: int = 3200
     chunks_per_document: int = 4
     evaluations_per_epoch: float = 1.0
-    patience: int = 3
+    patience: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("step_tokens", "batch_tokens", "chunks_per_document", "patience"):
-            if getattr(self, name) < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"finetune.{name} is {getattr(self, name)}", fix="Give at least 1")
         for name in ("epochs", "learning_rate", "classifier_learning_rate", "layer_decay", "evaluations_per_epoch"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
@@ -277,9 +279,16 @@ class FinetuneConfig:
         if self.frozen_layers < 0:
             raise ConfigError(f"finetune.frozen_layers is {self.frozen_layers}", fix="Give at least 0")
 
-    def epochs_for(self, documents: int) -> float:
-        """Passes over so many documents: a small corpus takes more of them to learn from."""
-        return self.epochs if self.epochs is not None else min(8.0, max(4.0, 4000 / max(1, documents)))
+    def epochs_for(self, documents: int, drawn_share: float) -> float:
+        """Passes over so many documents, of whose chunks each draws this share: few or long ones take more of them."""
+        if self.epochs is not None:
+            return self.epochs
+        for_few, for_long = 4000 / max(1, documents), min(1 / drawn_share, 16_000 / max(1, documents))
+        return max(4.0, min(8.0, for_few), min(16.0, for_long))
+
+    def patience_for(self, evaluations: float) -> int:
+        """Evaluations without a better one, of so many that are planned, after which training stops."""
+        return self.patience if self.patience is not None else max(3, round(evaluations / 3))
 
 
 def _check_choices(group: str, config: object, **choices: tuple[str, ...]) -> None:

@@ -108,4 +108,5 @@ def _normalizer(epsilon: float, is_compiled: bool) -> Callable[[Tensor, Tensor, 
     def normalize(x_ND: Tensor, y_ND: Tensor, weight_D: Tensor, bias_D: Tensor) -> Tensor:
         return functional.layer_norm(x_ND + y_ND, weight_D.shape, weight_D, bias_D, epsilon)
 
-    return torch.compile(normalize, dynamic=True) if is_compiled else normalize
+    # One thread: torch would keep a compiler process for every core, and there is one function to compile.
+    return torch.compile(normalize, dynamic=True, options={"compile_threads": 1}) if is_compiled else normalize

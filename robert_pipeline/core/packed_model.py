@@ -136,6 +136,9 @@ class PackedModel:
         self.kernel = kernel
         self.first_position = first_position
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        kinds = getattr(model.config, "layer_types", None) or ()
+        # Without these, a model with windows makes a mask of every token by every other: gigabytes, and never read.
+        self._masks = {"attention_mask": dict.fromkeys(kinds)} if kinds else {}
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Hidden states of every token (N, D), in the model's dtype, on its device."""
@@ -152,7 +155,8 @@ class PackedModel:
             longest=int(batch.lengths_B.max()),
             kernel=self.kernel,
         )
-        output = self.model(input_ids=on_device(batch.token_ids[None], device), packing=packing, **positions)
+        ids_1N = on_device(batch.token_ids[None], device)
+        output = self.model(input_ids=ids_1N, packing=packing, **positions, **self._masks)
         hidden_ND: Tensor = output.last_hidden_state[0, :tokens]
         return hidden_ND
 

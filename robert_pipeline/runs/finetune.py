@@ -75,6 +75,8 @@ class FinetuneReport:
     rejected_documents: int
     history: tuple[Evaluation, ...]
     best: Evaluation | None
+    epochs: float
+    """As many as were planned; there may have been time for fewer."""
     steps: int
     diverged: bool
     tokens_per_second: float
@@ -129,6 +131,7 @@ def report_of(source: EncoderSource, material: Material, done: Finetuned, way: s
         rejected_documents=material.documents.rejected,
         history=done.history,
         best=done.best,
+        epochs=done.epochs,
         steps=done.steps,
         diverged=done.diverged,
         tokens_per_second=done.tokens_per_second,

@@ -237,7 +237,7 @@ def _facts(
         ("chunks", f"{chunking.chunk_tokens} tokens, {chunking.overlap_tokens} of overlap"),
         (
             "fine-tuning",
-            f"{tuned.steps} steps of at most {finetune.epochs_for(tuned.learned_documents):g} epochs{best}"
+            f"{tuned.steps} steps of at most {tuned.epochs:.3g} epochs{best}"
             + ("; the loss diverged after that" if tuned.diverged else ""),
         ),
         ("recipe", ", ".join(f"{name} {value}" for name, value in changed.items())),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels import compiled
 
+from robert_pipeline.core import packed_model
 from robert_pipeline.core.encoder import Encoder
 from robert_pipeline.core.packed_model import (
     SHAPE_TOKENS,
@@ -77,6 +78,42 @@ def test_every_encoder_gives_its_own_vectors(kernel, kind):
         with torch.inference_mode():
             theirs = plain(input_ids=torch.from_numpy(sequence)[None]).last_hidden_state[0].mean(0)
         assert torch.cosine_similarity(vector, theirs, dim=0) > 0.999
+
+
+def reference_varlen(q_NAE, k_NAE, v_NAE, starts_q, starts_k, _longest_q, _longest_k, *, scale, window_size):
+    """torch's variable-length attention as its documentation has it: (left, right) neighbours, -1 for all."""
+    assert starts_q.tolist() == starts_k.tolist()
+    parts = []
+    for first, last in zip(starts_q[:-1].tolist(), starts_q[1:].tolist(), strict=True):
+        at = torch.arange(last - first)
+        ahead = at[None] - at[:, None]
+        left, right = (len(at) if n < 0 else n for n in window_size)
+        q, k, v = (x[first:last].transpose(0, 1).float() for x in (q_NAE, k_NAE, v_NAE))
+        seen = (ahead >= -left) & (ahead <= right)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
+        parts.append(out.transpose(0, 1).to(q_NAE.dtype))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("kind", ["Bert", "ModernBert"])
+def test_a_gpu_s_attention_gives_the_model_s_own_hidden_states(monkeypatch, kind):
+    """On a GPU a model with windows would see one token more or less, or make a mask of all tokens by all tokens."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", reference_varlen)
+    seen = []
+
+    def spy(module, query, key, value, attention_mask, **others):
+        if others.get("packing") is not None:
+            seen.append((attention_mask, others.get("sliding_window")))
+        return attention(module, query, key, value, attention_mask, **others)
+
+    attention = packed_model._attention
+    monkeypatch.setattr(packed_model, "_attention", spy)
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    others = {"local_attention": 32, "num_hidden_layers": 4, **tokens} if kind == "ModernBert" else {}
+    shared = model(kind, **others)
+    assert agrees(PackedModel(shared, None, first_position=0), PaddedModel(shared, pad_id=0))
+    assert {mask for mask, _ in seen} == {None}
+    assert len({window for _, window in seen}) == (2 if kind == "ModernBert" else 1)
 
 
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=5))

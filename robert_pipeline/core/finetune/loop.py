@@ -112,6 +112,8 @@ class Finetuned:
     weights: Mapping[str, Tensor]
     history: tuple[Evaluation, ...]
     best: Evaluation | None
+    epochs: float
+    """As many as were planned; there may have been time for fewer."""
     steps: int
     diverged: bool
     tokens_per_second: float
@@ -188,7 +190,7 @@ class Finetuning:
         pace = None if budget is None else Pace(budget, first_step=state.step)
         try:
             # One that had stopped early, and was killed then, has no step to come.
-            for number, step in () if self._is_stalled(state) else schedule.after(state.step):
+            for number, step in () if schedule.is_stalled(state) else schedule.after(state.step):
                 found = self._gradients(step)
                 norm = self._master.step(found.of, rate_at(number, schedule.steps, self._config.warmup))
                 skipped = 0 if math.isfinite(norm) and math.isfinite(found.loss) else skipped + 1
@@ -210,11 +212,11 @@ class Finetuning:
                 if schedule.evaluates_after(state.step) or self._clock() - kept_at >= watchers.state_seconds:
                     watchers.on_state(self._kept(state))
                     kept_at = self._clock()
-                if self._is_stalled(state):
+                if schedule.is_stalled(state):
                     break
         finally:
             self._workers.close()
-        return self._finish(state, diverged, tokens / max(1e-9, self._clock() - started))
+        return self._finish(state, schedule.epochs, diverged, tokens / max(1e-9, self._clock() - started))
 
     def _resume(self, state: TrainingState | None) -> TrainingState:
         if state is None or state.step == 0:
@@ -279,11 +281,6 @@ class Finetuning:
             state.best_weights = self._master.weights()
         watchers.on_evaluation(evaluation)
 
-    def _is_stalled(self, state: TrainingState) -> bool:
-        best = _best(state.history)
-        since = sum(evaluation.step > best.step for evaluation in state.history) if best else 0
-        return since >= self._config.patience
-
     def logits(self, documents: Int64) -> NDArray[np.float32]:
         """The mean of the chunks' logits of each document (B, K), with the weights as they are now."""
         self._model.eval()  # type: ignore[no-untyped-call]
@@ -309,7 +306,7 @@ class Finetuning:
         self._model.train()
         return sums_BK / counts_B[:, None]
 
-    def _finish(self, state: TrainingState, diverged: bool, rate: float) -> Finetuned:
+    def _finish(self, state: TrainingState, epochs: float, diverged: bool, rate: float) -> Finetuned:
         if diverged and not state.best_weights:
             raise TrainingError(
                 f"the loss is not a number after step {state.step}, before the first evaluation",
@@ -322,6 +319,7 @@ class Finetuning:
             weights=self._master.weights(),
             history=state.history,
             best=_best(state.history),
+            epochs=epochs,
             steps=state.step,
             diverged=diverged,
             tokens_per_second=rate,
@@ -339,9 +337,13 @@ class _Schedule:
     def __init__(self, documents: ChunkedDocuments, learn: Int64, config: FinetuneConfig, *, steps: int | None) -> None:
         self._documents, self._learn, self._config = documents, learn, config
         per_epoch = len(self._epoch(0))
-        self.whole = max(1, round(per_epoch * config.epochs_for(len(learn))))
+        lengths_B = documents.spans.lengths_B[learn]
+        drawn_share = np.minimum(lengths_B, config.chunks_per_document).sum() / lengths_B.sum()
+        self.epochs = config.epochs_for(len(learn), float(drawn_share))
+        self.whole = max(1, round(per_epoch * self.epochs))
         self.steps = steps or self.whole
         self._between = max(1, round(per_epoch / config.evaluations_per_epoch))
+        self._patience = config.patience_for(self.whole / self._between)
 
     def _epoch(self, number: int) -> list[Step]:
         return epoch_steps(
@@ -365,6 +367,12 @@ class _Schedule:
 
     def evaluates_after(self, done: int) -> bool:
         return done % self._between == 0 or done == self.steps
+
+    def is_stalled(self, state: TrainingState) -> bool:
+        """Whether the held-out loss has failed to fall for too long."""
+        best = _best(state.history)
+        since = sum(evaluation.step > best.step for evaluation in state.history) if best else 0
+        return since >= self._patience
 
     def tokens(self, step: Step) -> int:
         spans = self._documents.spans

@@ -197,6 +197,32 @@ def test_it_stops_when_nothing_gets_better():
     assert len(after_the_best) == 2
 
 
+@pytest.mark.parametrize(
+    ("count", "drawn_share", "epochs"),
+    [
+        (20_000, 1.0, 4.0),  # many short documents
+        (400, 1.0, 8.0),  # few
+        (400, 1 / 12, 12.0),  # few and long: every chunk once
+        (400, 1 / 50, 16.0),  # very long
+        (1_600, 1 / 50, 10.0),  # more of them
+        (100_000, 1 / 50, 4.0),  # so many that no document needs to be read whole
+    ],
+)
+def test_few_or_long_documents_take_more_epochs(count, drawn_share, epochs):
+    """Of contracts with one telling passage most would never be seen; of a large corpus it would take days."""
+    assert FinetuneConfig().epochs_for(count, drawn_share) == epochs
+    assert FinetuneConfig(epochs=2.5).epochs_for(count, drawn_share) == 2.5
+
+
+def test_a_long_training_has_more_patience():
+    """The loss of documents with rare telling passages stands still at first: training would end before it falls."""
+    assert [FinetuneConfig().patience_for(n) for n in (1, 4, 8, 16)] == [3, 3, 3, 5]
+    assert FinetuneConfig(patience=2).patience_for(16) == 2
+    done = finetuning(replace(CONFIG, epochs=50, patience=None, learning_rate=0.02)).run(LEARN, HELD_OUT)
+    after_the_best = [evaluation for evaluation in done.history if evaluation.step > done.best.step]
+    assert len(after_the_best) == FinetuneConfig().patience_for(50 * CONFIG.evaluations_per_epoch)
+
+
 def test_killed_after_its_last_step_it_has_none_to_come():
     """A training that had stopped early would go on past its end, and come to other weights than an unbroken one."""
     config, kept, seen = replace(CONFIG, epochs=50, patience=2, learning_rate=0.02), [], []
