@@ -237,16 +237,16 @@ class TrainingConfig:
 class FinetuneConfig:
     """How an encoder is fine-tuned on chunks. The defaults suit encoders of MiniLM's size.
 
-    An epoch draws up to `chunks_per_document` chunks of every document, others in every epoch; a document's chunks
-    share its weight, so that each document weighs the same, whatever its length. One optimiser step sees about
+    An epoch draws up to `chunks_per_document` chunks of every document, others until all were drawn; a document's
+    chunks share its weight, so that each document weighs the same, whatever its length. One optimiser step sees about
     `step_tokens` tokens, gathered from batches of at most `batch_tokens`.
 
     `layer_decay` multiplies the learning rate once for every layer below the last one (Howard and Ruder 2018,
     discriminative fine-tuning); `frozen_layers` leaves the lowest layers as they are, `train_embeddings=False` the
     token embeddings. `epochs` None is 4, up to 8 where there are fewer than 1,000 documents, and up to 16 where fewer
     than 4,000 documents are so long that it takes as many to draw every chunk once. `patience` is how many evaluations
-    the held-out loss may fail to fall, None 3 or a third of all where that is more: the loss of rare passages begins to
-    fall late. The best weights are kept.
+    the held-out loss may fail to fall, None 3 or a third of those planned (a time limit may allow fewer) where that is
+    more: the loss of rare passages begins to fall late. The best weights are kept.
     """
 
     epochs: float | None = None

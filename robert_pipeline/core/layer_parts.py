@@ -103,7 +103,7 @@ class CudaParts:
 
 @cache
 def _normalizer(epsilon: float, is_compiled: bool) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """One function for all layers: it is compiled once."""
+    """One function for all layers: it is compiled once for all numbers of tokens but 1."""
 
     def normalize(x_ND: Tensor, y_ND: Tensor, weight_D: Tensor, bias_D: Tensor) -> Tensor:
         return functional.layer_norm(x_ND + y_ND, weight_D.shape, weight_D, bias_D, epsilon)

@@ -114,7 +114,7 @@ class TrainedHead:
         if len(set(self.labels)) != count or any(not label for label in self.labels):
             raise ConfigError("a head's labels must be different and not empty", fix="Name each label once")
         wrong = [
-            name
+            f"{name} has {size} values, not {wanted}"
             for name, size, wanted in (
                 ("thresholds.decision", len(self.thresholds.decision), count),
                 ("thresholds.review", len(self.thresholds.review), count),
@@ -124,7 +124,7 @@ class TrainedHead:
             if size != wanted
         ]
         if wrong:
-            raise ConfigError(f"{wrong[0]} does not have one value for each of {count} labels", fix="Save it again")
+            raise ConfigError(wrong[0], fix="Save it again")
         for view in self.fusion.views if self.fusion else ():
             if len(view.bias_K) != self.logit_count:
                 raise ConfigError(

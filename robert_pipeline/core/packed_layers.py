@@ -1,11 +1,12 @@
 """BERT's layers in as few operations as they need, for inference; in place of transformers' own.
 
-Seven or eight operations a layer: query, key and value in one product, attention, three products more, GELU, and twice
-a sum with its normalisation. Whether a model's layers are BERT's is found by trying, as for packing.
+Seven to nine operations a layer: query, key and value in one product, attention, three products more, GELU, and twice a
+sum with its normalisation. Whether a model's layers are BERT's is found by trying, as for packing.
 
 Axes: N tokens of all sequences, D hidden, A heads, E values of a head.
 """
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from robert_pipeline.core.packed_model import PackedModel, Packing, attend, trie
 
 if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+log = logging.getLogger(__name__)
 
 
 def fuse_layers(packed: PackedModel, kinds: Iterable[LayerParts], *, only_firsts: bool = False) -> LayerParts | None:
@@ -33,9 +36,12 @@ def fuse_layers(packed: PackedModel, kinds: Iterable[LayerParts], *, only_firsts
         return None
     heads = int(model.config.num_attention_heads)
     for parts in kinds:
-        model.encoder = BertLayers(layers, heads=heads, parts=parts)
-        if tried(packed, like=before_ND) is not None:
-            model.encoder.only_firsts = only_firsts
+        try:
+            model.encoder = BertLayers(layers, heads=heads, parts=parts, only_firsts=only_firsts)
+        except RuntimeError as error:  # no memory for them, or nothing that compiles
+            log.info("no %s: %s", parts.way, error)
+            continue
+        if tried(packed, like=before_ND, only_firsts=only_firsts) is not None:
             return parts
         model.encoder = theirs
     return None
@@ -46,7 +52,7 @@ def _like_bert(layer: nn.Module) -> bool:
     norms = ("attention.output.LayerNorm", "output.LayerNorm")
     found = dict(layer.named_modules())
     return (
-        all(type(found.get(name)) is nn.Linear for name in (*linears, "intermediate.dense", "output.dense"))
+        all(_has_bias(found.get(name)) for name in (*linears, "intermediate.dense", "output.dense"))
         and all(type(found.get(name)) is nn.LayerNorm for name in norms)
         and type(getattr(found["intermediate"], "intermediate_act_fn", None)).__name__ == "GELUActivation"
     )
@@ -66,9 +72,9 @@ class _Layer:
 class BertLayers(nn.Module):
     """All layers of a BERT model, post-norm, called as transformers' encoder is."""
 
-    def __init__(self, layers: list[nn.Module], *, heads: int, parts: LayerParts) -> None:
+    def __init__(self, layers: list[nn.Module], *, heads: int, parts: LayerParts, only_firsts: bool) -> None:
         super().__init__()
-        self.only_firsts = False
+        self._only_firsts = only_firsts
         self._heads = heads
         self._layers = [self._layer(dict(layer.named_modules()), parts) for layer in layers]
 
@@ -94,7 +100,7 @@ class BertLayers(nn.Module):
             x_ND = self._rest(layer, self._attend(layer, x_ND, packing), x_ND)
         last = self._layers[-1]
         attended_ND = self._attend(last, x_ND, packing)
-        if self.only_firsts:
+        if self._only_firsts:
             firsts_B = packing.starts[:-1]
             out_ND = torch.zeros_like(x_ND)
             out_ND[firsts_B] = self._rest(last, attended_ND[firsts_B], x_ND[firsts_B])
@@ -110,6 +116,10 @@ class BertLayers(nn.Module):
     def _rest(self, layer: _Layer, attended_ND: Tensor, x_ND: Tensor) -> Tensor:
         mixed_ND = layer.mixed_norm(layer.mix(attended_ND), x_ND)
         return layer.norm(layer.narrow(layer.widen(mixed_ND)), mixed_ND)
+
+
+def _has_bias(module: nn.Module | None) -> bool:
+    return type(module) is nn.Linear and module.bias is not None
 
 
 def _joined(linears: list[nn.Linear]) -> nn.Linear:

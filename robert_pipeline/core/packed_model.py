@@ -120,25 +120,40 @@ def token_states(model: "PreTrainedModel", *, pad_id: int, kernel: "AttentionKer
     padded = PaddedModel(model, pad_id=pad_id)
     device, precision = model.device.type, str(model.dtype).removeprefix("torch.")
     if precision == "bfloat16" and (device == "cuda" or kernel is not None):
-        packed = PackedModel(model, kernel if device == "cpu" else None, first_position=first_position(model))
-        if agrees(packed, padded):
-            return packed, f"{precision}, packed without padding"
+        for has_no_masks in (True, False) if _layer_kinds(model) else (False,):
+            packed = PackedModel(
+                model,
+                kernel if device == "cpu" else None,
+                first_position=first_position(model),
+                has_no_masks=has_no_masks,
+            )
+            if agrees(packed, padded):
+                return packed, f"{precision}, packed without padding"
     return padded, f"{precision}, padded"
 
 
 class PackedModel:
-    """A model prepared for packed batches. Also answers padded ones."""
+    """A model prepared for packed batches. Also answers padded ones.
 
-    def __init__(self, model: "PreTrainedModel", kernel: AttentionKernel | None, *, first_position: int) -> None:
+    A model whose layers are of several kinds (ModernBERT: some see a window) makes a mask of every token by every
+    other, gigabytes that are never read, unless it is told that there is none for any kind: `has_no_masks`.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        kernel: AttentionKernel | None,
+        *,
+        first_position: int,
+        has_no_masks: bool = False,
+    ) -> None:
         register_attention()
         model.set_attn_implementation(ATTENTION_NAME)
         self.model = model
         self.kernel = kernel
         self.first_position = first_position
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        kinds = getattr(model.config, "layer_types", None) or ()
-        # Without these, a model with windows makes a mask of every token by every other: gigabytes, and never read.
-        self._masks = {"attention_mask": dict.fromkeys(kinds)} if kinds else {}
+        self._masks = {"attention_mask": dict.fromkeys(_layer_kinds(model))} if has_no_masks else {}
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Hidden states of every token (N, D), in the model's dtype, on its device."""
@@ -166,6 +181,10 @@ class PackedModel:
         return -(-len(batch.token_ids) // multiple) * multiple
 
 
+def _layer_kinds(model: "PreTrainedModel") -> tuple[str, ...]:
+    return tuple(getattr(model.config, "layer_types", None) or ())
+
+
 def on_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
     """The values there, without waiting for what the device is doing."""
     tensor = torch.from_numpy(values)
@@ -188,14 +207,19 @@ def agrees(packed: PackedModel, padded: "PaddedModel") -> bool:
     return tried(packed, like=theirs_ND) is not None
 
 
-def tried(packed: PackedModel, *, like: Tensor | None = None) -> Tensor | None:
-    """Vectors of trial sequences; None where the model fails at them, or gives a token another vector than `like`."""
+def tried(packed: PackedModel, *, like: Tensor | None = None, only_firsts: bool = False) -> Tensor | None:
+    """Vectors of trial sequences; None where the model fails at them, or gives a token another vector than `like`.
+
+    With `only_firsts` the first token of each sequence is looked at.
+    """
     try:
+        trial = _trial(packed)
         with torch.inference_mode():
-            ours_ND = packed(_trial(packed)).float()
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, NotImplementedError):
+            ours_ND = packed(trial).float()
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError):
         return None  # models of many kinds refuse in many ways
-    if like is not None and not torch.cosine_similarity(ours_ND, like, dim=1).min() >= MIN_COSINE:
+    looked_at = trial.starts[:-1] if only_firsts else slice(None)
+    if like is not None and not torch.cosine_similarity(ours_ND[looked_at], like[looked_at], dim=1).min() >= MIN_COSINE:
         return None
     return ours_ND
 
@@ -275,7 +299,8 @@ def attend(
 ) -> Tensor:
     """Softmax attention within each packed sequence (N, A, E); differentiable.
 
-    `window`: how many tokens to each side a token sees, itself included. Raises NotImplementedError for one on a CPU.
+    `window`: how many tokens to each side a token sees, itself included. Raises NotImplementedError for one where a
+    kernel computes.
     """
     kernel = packing.kernel
     if kernel is None:

@@ -204,7 +204,7 @@ def tune(
 
     documents = material.documents
     run = fingerprint(
-        "finetune/1",
+        "finetune/2",
         {
             "data": documents.fingerprint,
             "encoder": checkpoint.identity.fingerprint,

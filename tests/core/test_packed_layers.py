@@ -47,7 +47,7 @@ def cpu_parts(kernels):
 
 
 PARTS = {"of a CPU": cpu_parts, "of a GPU": lambda _: CudaParts(is_compiled=False)}
-"""A GPU's parts are computed on the CPU here: the same functions, by torch's other kernels."""
+"""A GPU's parts are computed on the CPU here, where torch's product with GELU has the exact form."""
 
 
 @pytest.mark.parametrize("parts", PARTS)
@@ -120,7 +120,36 @@ class Wrong:
 
     def __init__(self, right, name):
         self.add_normalize, self.gelu = right.add_normalize, right.gelu
-        setattr(self, name, lambda x, *_: x.mul_(-40))
+        setattr(self, name, lambda x, *_, **__: x.mul_(-40))
+
+
+class Tanh(CudaParts):
+    """GELU in the form that cuBLASLt computes."""
+
+    def linear_gelu(self, linear):
+        return lambda x_ND: torch.nn.functional.gelu(linear(x_ND), approximate="tanh")
+
+
+def test_gelu_in_tanh_form_agrees(kernels):
+    """No GPU would ever be given the fused layers."""
+    packed = PackedModel(model(), kernels["kernel"], first_position=0)
+    assert fuse_layers(packed, [Tanh(is_compiled=False)]) is not None
+
+
+class NoMemory(CudaParts):
+    """There is none left."""
+
+    def linear(self, linear):
+        raise torch.OutOfMemoryError(f"for {linear}")
+
+
+def test_a_kind_that_cannot_be_made_is_passed_over(kernels):
+    """A model that would run without fused layers would not run at all."""
+    made = model()
+    packed = PackedModel(made, kernels["kernel"], first_position=0)
+    layers = made.encoder
+    assert fuse_layers(packed, [NoMemory(is_compiled=False)]) is None
+    assert made.encoder is layers
 
 
 @pytest.mark.parametrize("name", ["add_normalize", "gelu"])

@@ -111,7 +111,8 @@ def test_a_gpu_s_attention_gives_the_model_s_own_hidden_states(monkeypatch, kind
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
     others = {"local_attention": 32, "num_hidden_layers": 4, **tokens} if kind == "ModernBert" else {}
     shared = model(kind, **others)
-    assert agrees(PackedModel(shared, None, first_position=0), PaddedModel(shared, pad_id=0))
+    packed = PackedModel(shared, None, first_position=0, has_no_masks=kind == "ModernBert")
+    assert agrees(packed, PaddedModel(shared, pad_id=0))
     assert {mask for mask, _ in seen} == {None}
     assert len({window for _, window in seen}) == (2 if kind == "ModernBert" else 1)
 
@@ -137,6 +138,23 @@ def test_gradients_reach_the_weights_as_in_the_plain_model(kernel):
         if theirs.grad is not None and theirs.grad.norm() > 1e-4:
             cosine = torch.cosine_similarity(ours.grad.float().flatten(), theirs.grad.flatten(), dim=0)
             assert cosine > 0.99, name
+
+
+class ByNumber(transformers.BertModel):
+    """Looks its masks up by the number of the layer, not by its kind."""
+
+    def forward(self, input_ids, attention_mask=None, position_ids=None, **others):
+        if isinstance(attention_mask, dict):
+            attention_mask = attention_mask[0]
+        return super().forward(input_ids, attention_mask=attention_mask, position_ids=position_ids, **others)
+
+
+@pytest.mark.parametrize("made_of", [transformers.BertModel, ByNumber])
+def test_a_model_that_takes_no_masks_by_kind_is_packed_without(kernel, made_of):
+    """It would be padded, or not run at all, for the sake of models that do."""
+    config = transformers.BertConfig(**SIZES, layer_types=["full_attention"] * SIZES["num_hidden_layers"])
+    made = made_of(config).to(torch.bfloat16).eval()
+    assert "without padding" in Encoder(made, pooling="mean", pad_id=0, device=CPU, kernel=kernel).way
 
 
 def test_a_model_that_does_not_agree_is_run_padded(kernel):

@@ -112,7 +112,7 @@ def test_a_missing_file_is_named(saved, tmp_path, kind):
         ({"calibration": {"method": "none"}}, "Calibration does not have the fields"),
         (
             {"calibration": {"method": "none", "scale": [1.0], "offset": [0.0] * 3, "documents": 0}},
-            r"head\.json is damaged: calibration\.scale does not have one value",
+            r"head\.json is damaged: calibration\.scale has 1 values, not 3",
         ),
     ],
 )

@@ -42,7 +42,8 @@ class Workers:
     """Threads that compute on one model; as many as torch has threads on a CPU, one on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
-        self.count = 1 if device.type == "cuda" else torch.get_num_threads()
+        self._torch_threads = torch.get_num_threads()
+        self.count = 1 if device.type == "cuda" else self._torch_threads
         self._pool = ThreadPoolExecutor(
             self.count, thread_name_prefix="finetune", initializer=lambda: torch.set_num_threads(1)
         )
@@ -54,6 +55,7 @@ class Workers:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
+        torch.set_num_threads(self._torch_threads)  # threads that start later take the last number set
 
 
 def step_gradients(

@@ -349,10 +349,11 @@ class _Schedule:
         return epoch_steps(
             self._documents.spans,
             self._learn,
+            epoch=number,
             chunks_per_document=self._config.chunks_per_document,
             step_tokens=self._config.step_tokens,
             special_tokens=len(self._documents.frame),
-            seed=self._config.seed * 100_003 + number,
+            seed=self._config.seed,
         )
 
     def after(self, done: int) -> Iterator[tuple[int, Step]]:

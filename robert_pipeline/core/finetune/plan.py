@@ -24,16 +24,22 @@ class Step:
 
 
 def epoch_steps(
-    spans: ChunkSpans, documents: Int64, *, chunks_per_document: int, step_tokens: int, special_tokens: int, seed: int
+    spans: ChunkSpans,
+    documents: Int64,
+    *,
+    epoch: int,
+    chunks_per_document: int,
+    step_tokens: int,
+    special_tokens: int,
+    seed: int,
 ) -> list[Step]:
     """The steps of one epoch over `documents`, chunks in random order, each step of about `step_tokens` tokens.
 
-    The epoch is cut into steps of even size, so that no step is left with a few tokens. `seed` decides which chunks of
-    a long document are drawn, and the order.
+    Of a long document the next `chunks_per_document` chunks of a random order are drawn: none again before all have
+    been. The epoch is cut into steps of even size, so that no step is left with a few tokens.
     """
-    random = np.random.default_rng(seed)
-    chunks, weights = _drawn(spans, documents, chunks_per_document, random)
-    order = random.permutation(len(chunks))
+    chunks, weights = _drawn(spans, documents, chunks_per_document, epoch, np.random.default_rng([seed, 0]))
+    order = np.random.default_rng([seed, 1 + epoch]).permutation(len(chunks))
     chunks, weights = chunks[order], weights[order]
     ends = np.cumsum(spans.count_N[chunks] + special_tokens)
     count = max(1, round(int(ends[-1]) / step_tokens))
@@ -44,17 +50,17 @@ def epoch_steps(
 
 
 def _drawn(
-    spans: ChunkSpans, documents: Int64, most: int, random: np.random.Generator
+    spans: ChunkSpans, documents: Int64, most: int, epoch: int, random: np.random.Generator
 ) -> tuple[Int64, NDArray[np.float32]]:
-    """Up to `most` chunks of each document, without repeats, and the weight of each."""
+    """Up to `most` chunks of each document, without repeats, and their weights. `random` starts alike each epoch."""
     lengths = spans.lengths_B[documents]
     first = (np.cumsum(spans.lengths_B) - spans.lengths_B)[documents]
     every = np.repeat(first, lengths) + np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    # The `most` smallest of one random number a chunk, document by document.
+    # The place of each chunk in an order of its document's chunks by one random number each.
     document = np.repeat(np.arange(len(documents)), lengths)
     order = np.lexsort((random.random(len(every)), document))
-    rank = np.arange(len(every)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    kept = order[rank < most]
+    place = np.arange(len(every)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    kept = order[(place - epoch * most) % np.repeat(lengths, lengths) < most]
     drawn = np.minimum(lengths, most)
     return every[kept], (1.0 / drawn[document[kept]]).astype(np.float32)
 

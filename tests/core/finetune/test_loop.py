@@ -1,5 +1,7 @@
 """Fine-tuning a tiny encoder: it learns, it can be gone on with, and it ends well when things go wrong."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -212,6 +214,18 @@ def test_few_or_long_documents_take_more_epochs(count, drawn_share, epochs):
     """Of contracts with one telling passage most would never be seen; of a large corpus it would take days."""
     assert FinetuneConfig().epochs_for(count, drawn_share) == epochs
     assert FinetuneConfig(epochs=2.5).epochs_for(count, drawn_share) == 2.5
+
+
+def test_long_documents_are_told_by_their_chunks():
+    """A corpus of few long documents would get the epochs of short ones."""
+    whole = documents()
+    counts = np.diff([*whole.first_token_B, len(whole.token_ids)])
+    spans = cut(counts, Chunking(chunk_tokens=3, overlap_tokens=0))
+    config = FinetuneConfig(chunks_per_document=1, step_tokens=10_000)
+    done = finetuning(config, data=dataclasses.replace(whole, spans=spans)).run(LEARN, np.empty(0, np.int64))
+    chunks_of_each = spans.lengths_B[LEARN].mean()
+    assert 8 < chunks_of_each < 16
+    assert done.epochs == pytest.approx(chunks_of_each)
 
 
 def test_a_long_training_has_more_patience():
