@@ -9,6 +9,7 @@ A document's logit is a sum over its terms, so every occurrence of a term has a 
 Axes: B documents, F features, K labels, C counts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -27,8 +28,11 @@ Floats = NDArray[np.float32]
 
 MIN_DOCUMENTS = 2
 """Documents a term must stand in to be a feature."""
-COMMON_SHARE = 0.1
+COMMON_SHARE = 0.3
 """Share of the documents that the tokens of `style` stand in."""
+STRENGTH: Mapping[View, float] = {"topic": 3.0, "style": 30.0}
+"""Inverse of the regularisation (C of the support vector machine). All vectors of `style` point nearly the same way:
+what tells them apart is small, and takes large weights."""
 MAX_WEIGHTS = 1 << 25
 """Features times labels of one view; the most common terms are kept."""
 
@@ -130,17 +134,17 @@ def _features(view: View, terms_F: Int64, scale_F: Floats, counts: TermCounts) -
 
 
 def fit_view(
-    view: View, tokens: DocumentTokens, targets: Int64 | NDArray[np.bool_], *, logit_count: int, strength: float = 1.0
+    view: View, tokens: DocumentTokens, targets: Int64 | NDArray[np.bool_], *, logit_count: int
 ) -> LexicalView:
     """Train on documents with the class of each (B,), or a mask (B, K).
 
-    `logit_count` is one for binary targets whose only logit is that of class 1, else the number of labels. `strength`
-    is the inverse of the regularisation (C of the support vector machine).
+    `logit_count` is one for binary targets whose only logit is that of class 1, else the number of labels.
     """
     counts = count_terms(tokens, pairs=view == "topic")
     terms_F, scale_F = _vocabulary(view, counts, logit_count)
     features = _features(view, terms_F, scale_F, counts)
-    weights, bias = _machines(features, targets, max(2, logit_count) if targets.ndim == 1 else logit_count, strength)
+    label_count = max(2, logit_count) if targets.ndim == 1 else logit_count
+    weights, bias = _machines(features, targets, label_count, STRENGTH[view])
     if targets.ndim == 1 and logit_count == 2:
         weights, bias = _both_sides(weights, bias)
     return LexicalView(view=view, terms_F=terms_F, scale_F=scale_F, weights_KF=weights, bias_K=bias)

@@ -15,7 +15,7 @@ from robert_pipeline.core.fusion import fit_views, fit_weights, make_fusion, vie
 from robert_pipeline.core.lexical import VIEWS, fit_view
 from robert_pipeline.core.score import score
 from robert_pipeline.core.terms import PAIR_SHIFT, ChunkTokens, DocumentTokens, count_terms
-from robert_pipeline.errors import ModelError
+from robert_pipeline.errors import ConfigError, ModelError
 
 texts = st.lists(st.lists(st.integers(0, 6), max_size=12), min_size=1, max_size=6)
 
@@ -150,7 +150,7 @@ def test_a_fused_head_without_words_and_words_without_their_shape_are_refused():
     head = dataclasses.replace(trained(), fusion=make_fusion(views, (1.0, 1.0, 1.0)))
     with pytest.raises(ModelError, match="tokens of the chunks"):
         score(head, *(tensor.numpy() for tensor in flat(vectors_of([2]))))
-    with pytest.raises(ModelError, match="logits"):
+    with pytest.raises(ConfigError, match="logits"):
         dataclasses.replace(trained(("no", "yes")), fusion=head.fusion)
 
 
