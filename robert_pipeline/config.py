@@ -269,7 +269,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         for name in ("step_tokens", "batch_tokens", "chunks_per_document", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"finetune.{name} is {getattr(self, name)}", fix="Give at least 1")
+                raise ConfigError(f"finetune.{name} is {value}", fix="Give at least 1")
         for name in ("epochs", "learning_rate", "classifier_learning_rate", "layer_decay", "evaluations_per_epoch"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise ConfigError(f"finetune.{name} is {value}", fix="Give a positive number")

@@ -148,12 +148,7 @@ TRAINING: Panel = (
 FINETUNE: Panel = (
     "Fine-tuning",
     (
-        _o(
-            "--epochs",
-            "finetune.epochs",
-            float,
-            "Passes over the documents [4; 8 for few, 16 for long ones].",
-        ),
+        _o("--epochs", "finetune.epochs", float, "Passes over the documents [4; 8 for few, 16 for long ones]."),
         _o("--learning-rate", "finetune.learning_rate", float, "Of AdamW, for the last layer [0.00015]."),
         _o("--layer-decay", "finetune.layer_decay", float, "Each layer below learns so many times as fast [1]."),
         _o("--frozen-layers", "finetune.frozen_layers", int, "Lowest layers that stay as they are [0]."),
@@ -161,12 +156,7 @@ FINETUNE: Panel = (
         _o("--chunks-per-document", "finetune.chunks_per_document", int, "Chunks of a document in an epoch [4]."),
         _o("--step-tokens", "finetune.step_tokens", int, "Tokens of an optimiser step [6400]."),
         _o("--batch-tokens", "finetune.batch_tokens", int, "Tokens computed at once; halved where too many [3200]."),
-        _o(
-            "--patience",
-            "finetune.patience",
-            int,
-            "Evaluations without a lower loss before it ends [3 or a third].",
-        ),
+        _o("--patience", "finetune.patience", int, "Evaluations without a lower loss before it ends [3 or a third]."),
         _o("--seed", "finetune.seed", int, "Of chunks, weights and dropout [0]."),
     ),
 )

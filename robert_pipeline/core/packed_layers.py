@@ -7,7 +7,7 @@ Axes: N tokens of all sequences, D hidden, A heads, E values of a head.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def fuse_layers(packed: PackedModel, kinds: Iterable[LayerParts], *, only_firsts: bool = False) -> LayerParts | None:
+def fuse_layers(packed: PackedModel, kinds: Sequence[LayerParts], *, only_firsts: bool = False) -> LayerParts | None:
     """Exchange the layers of a packed model for layers of the first kind of parts that agrees with them, and say which.
 
     None, and nothing changed, where the layers are not BERT's or no kind agrees. With `only_firsts` the model gives the
@@ -32,7 +32,7 @@ def fuse_layers(packed: PackedModel, kinds: Iterable[LayerParts], *, only_firsts
     model: Any = packed.model
     theirs = getattr(model, "encoder", None)
     layers = list(getattr(theirs, "layer", ()))
-    if not layers or not all(map(_like_bert, layers)) or (before_ND := tried(packed)) is None:
+    if not kinds or not layers or not all(map(_like_bert, layers)) or (before_ND := tried(packed)) is None:
         return None
     heads = int(model.config.num_attention_heads)
     for parts in kinds:
@@ -52,7 +52,7 @@ def _like_bert(layer: nn.Module) -> bool:
     norms = ("attention.output.LayerNorm", "output.LayerNorm")
     found = dict(layer.named_modules())
     return (
-        all(_has_bias(found.get(name)) for name in (*linears, "intermediate.dense", "output.dense"))
+        all(_is_linear_with_bias(found.get(name)) for name in (*linears, "intermediate.dense", "output.dense"))
         and all(type(found.get(name)) is nn.LayerNorm for name in norms)
         and type(getattr(found["intermediate"], "intermediate_act_fn", None)).__name__ == "GELUActivation"
     )
@@ -118,7 +118,7 @@ class BertLayers(nn.Module):
         return layer.norm(layer.narrow(layer.widen(mixed_ND)), mixed_ND)
 
 
-def _has_bias(module: nn.Module | None) -> bool:
+def _is_linear_with_bias(module: nn.Module | None) -> bool:
     return type(module) is nn.Linear and module.bias is not None
 
 

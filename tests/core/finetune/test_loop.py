@@ -1,6 +1,7 @@
 """Fine-tuning a tiny encoder: it learns, it can be gone on with, and it ends well when things go wrong."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -226,6 +227,20 @@ def test_long_documents_are_told_by_their_chunks():
     chunks_of_each = spans.lengths_B[LEARN].mean()
     assert 8 < chunks_of_each < 16
     assert done.epochs == pytest.approx(chunks_of_each)
+
+
+def test_torch_has_its_threads_back_afterwards():
+    """Encoding after fine-tuning, in threads of its own, would go on with one core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        workers = loop.Workers(torch.device("cpu"))
+        assert list(workers.map(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
+        workers.close()
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_long_training_has_more_patience():
