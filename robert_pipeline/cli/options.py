@@ -155,7 +155,7 @@ FINETUNE: Panel = (
         _o("--dropout", "finetune.dropout", float, "Share of activations dropped while learning [0.1]."),
         _o("--chunks-per-document", "finetune.chunks_per_document", int, "Chunks of a document in an epoch [4]."),
         _o("--step-tokens", "finetune.step_tokens", int, "Tokens of an optimiser step [6400]."),
-        _o("--batch-tokens", "finetune.batch_tokens", int, "Tokens computed at once; halved where too many [3200]."),
+        _o("--batch-tokens", "finetune.batch_tokens", int, "Tokens computed at once [3200; a step on a GPU]."),
         _o("--patience", "finetune.patience", int, "Evaluations without a lower loss before it ends [3 or a third]."),
         _o("--seed", "finetune.seed", int, "Of chunks, weights and dropout [0]."),
     ),

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from robert_pipeline.core.chunk import Int64
 from robert_pipeline.core.framing import Frame
-from robert_pipeline.core.packed_model import TokenBatch
 from robert_pipeline.core.reading import ReadTexts
+from robert_pipeline.core.token_batch import TokenBatch
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +35,19 @@ class ChunkEncoder(Protocol):
 
     dimension: int
     concurrency: int
+    computed_at_once: int
+    pads: bool
 
     def prepare_thread(self) -> None:
         """Called once in each thread that will call the encoder."""
         ...
 
     def __call__(self, batch: TokenBatch) -> NDArray[np.float32]:
-        """Vectors (B, D) of the sequences of a batch. May be called in `concurrency` threads at once."""
+        """Vectors (B, D) of the sequences of a batch. May be called in `concurrency` threads at once.
+
+        Of so many batches it computes `computed_at_once` at the same time; with `pads`, each as a rectangle as wide as
+        its longest sequence.
+        """
         ...
 
 
@@ -51,9 +57,14 @@ class BatchBudget:
 
     tokens: int
 
-    def fits(self, lengths: Int64) -> bool:
+    def fits(self, lengths: Int64, *, pads: bool) -> bool:
         """Whether sequences of these lengths, longest first, may be one batch. A single one always may."""
-        return len(lengths) <= 1 or int(lengths[0]) * len(lengths) <= self.tokens
+        return len(lengths) <= 1 or computed_tokens(lengths, pads=pads) <= self.tokens
+
+
+def computed_tokens(lengths: Int64, *, pads: bool) -> int:
+    """Of sequences of these lengths, longest first, in one batch."""
+    return int(lengths[0]) * len(lengths) if pads else int(lengths.sum())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +118,7 @@ def _encode(
         waiting = [chosen]
         while waiting:
             part = waiting.pop()
-            if budget.fits(lengths_N[part]):
+            if budget.fits(lengths_N[part], pads=encoder.pads):
                 try:
                     vectors_ND[part] = encoder(frame.batch(read.token_ids, first_N[part], count_N[part]))
                 except (RuntimeError, MemoryError) as error:
@@ -116,7 +127,8 @@ def _encode(
                     if len(part) == 1:
                         put_off.append(part)
                         continue
-                    budget.tokens = min(budget.tokens, int(lengths_N[part[0]]) * (len(part) // 2))
+                    half = computed_tokens(lengths_N[part[: len(part) // 2]], pads=encoder.pads)
+                    budget.tokens = min(budget.tokens, half)
                     log.warning("out of memory: batches of %d tokens from here on", budget.tokens)
                 else:
                     continue
@@ -124,7 +136,7 @@ def _encode(
         return chosen
 
     put_off: list[Int64] = []  # chunks that found no memory beside the other threads' batches
-    batches = _batches(lengths_N, order_N, budget, encoder.concurrency)
+    batches = _batches(lengths_N[order_N], order_N, budget, encoder)
     workers = min(encoder.concurrency, len(batches))
     if workers <= 1:
         for chosen in batches:
@@ -138,16 +150,22 @@ def _encode(
     return vectors_ND
 
 
-def _batches(lengths_N: Int64, order_N: Int64, budget: BatchBudget, workers: int) -> list[Int64]:
-    """Full batches, then smaller ones: no worker waits for another's last batch for long."""
+def _batches(lengths_N: Int64, chunk_N: Int64, budget: BatchBudget, encoder: ChunkEncoder) -> list[Int64]:
+    """Full batches of chunks, longest first, then smaller ones: none is waited for alone for long."""
     batches: list[Int64] = []
-    at, left = 0, int(lengths_N.sum())
-    while at < len(order_N):
-        tokens = min(budget.tokens, max(left // workers, budget.tokens // SMALLEST_BATCH))
-        chosen = order_N[at : at + max(1, tokens // int(lengths_N[order_N[at]]))]
-        batches.append(chosen)
-        at += len(chosen)
-        left -= int(lengths_N[chosen].sum())
+    ends_N = np.cumsum(lengths_N)
+    at = 0
+    while at < len(chunk_N):
+        before = int(ends_N[at] - lengths_N[at])
+        left = int(ends_N[-1]) - before
+        tokens = min(budget.tokens, max(left // encoder.computed_at_once, budget.tokens // SMALLEST_BATCH))
+        if encoder.pads:
+            end = at + tokens // int(lengths_N[at])
+        else:
+            end = int(np.searchsorted(ends_N, before + tokens, side="right"))
+        end = max(at + 1, end)
+        batches.append(chunk_N[at:end])
+        at = end
     return batches
 
 

@@ -3,25 +3,30 @@
 Axes: N tokens of a batch, B chunks, D embedding. Never loads weights; `robert_pipeline.storage.encoders` does.
 """
 
+import contextlib
+import math
 import threading
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from robert_pipeline.core.ceiling import ceiling_tokens_per_second, linear_shapes
+from robert_pipeline.core.cuda_graphs import GraphedVectors
 from robert_pipeline.core.layer_parts import CpuParts, CudaParts, Elementwise, LayerParts
 from robert_pipeline.core.packed_layers import fuse_layers
 from robert_pipeline.core.packed_model import (
     AttentionKernel,
     PackedModel,
-    TokenBatch,
     prepack_linears,
     token_states,
 )
 from robert_pipeline.core.pooling import Pooled, pool
+from robert_pipeline.core.token_batch import FromDevice, TokenBatch, on_device
 from robert_pipeline.types import EncoderUse
 
 if TYPE_CHECKING:
@@ -73,12 +78,25 @@ class Encoder:
             kinds = _layer_parts(device, elementwise, self.batch_tokens)
             if (parts := fuse_layers(self._hidden, kinds, only_firsts=pooling != "mean")) is not None:
                 self.way += f", {parts.way}"
+        self._vectors: Callable[[TokenBatch], Tensor] = self._pooled
+        self._computed_tokens = self._hidden.computed_tokens
+        if device.type == "cuda" and isinstance(self._hidden, PackedModel):
+            self._vectors = GraphedVectors(self._hidden, pooling)
+            self._computed_tokens = self._vectors.computed_tokens
+            self.way += ", CUDA graphs"
         if device.type == "cpu" and prepack_linears(self._model, batch_tokens=self.batch_tokens):
             self.way += ", prepacked weights"
-        self.concurrency = CUDA_BATCHES if device.type == "cuda" else torch.get_num_threads()
-        """Batches worth computing at once, each in a thread that `prepare_thread` was called in."""
+        self.pads = not isinstance(self._hidden, PackedModel)
+        """Whether a batch is computed as a rectangle."""
+        self.computed_at_once = 1 if device.type == "cuda" else torch.get_num_threads()
+        """Batches that the device works on at the same time."""
+        self.concurrency = CUDA_BATCHES if device.type == "cuda" else self.computed_at_once
+        """Batches to hand in at the same time, each in a thread that `prepare_thread` was called in."""
+        # Two batches that are queued at once on a GPU end at once too, and it has nothing to do until the next one.
+        self._queueing = threading.Lock() if device.type == "cuda" else contextlib.nullcontext()
         self._counting = threading.Lock()
         self._use = EncoderUse()
+        self._taken = -math.inf
 
     def prepare_thread(self) -> None:
         """One batch a core beats one batch over all cores: no waiting for one another at every operation."""
@@ -90,18 +108,27 @@ class Encoder:
 
         Raises torch.OutOfMemoryError, MemoryError or RuntimeError where the batch does not fit in memory.
         """
-        with torch.inference_mode():
-            vectors_BD = pool(self._hidden(batch), batch, self._pooling, self._model)
-        vectors = vectors_BD.float().cpu().numpy()
+        with self._queueing, torch.inference_mode():
+            coming = FromDevice(self._vectors(batch))
+        vectors = coming.wait()
         tokens = len(batch.token_ids)
         with self._counting:
-            self._use += EncoderUse(encoded_tokens=tokens, computed_tokens=self._hidden.computed_tokens(batch))
+            self._use += EncoderUse(encoded_tokens=tokens, computed_tokens=self._computed_tokens(batch))
         return vectors
 
-    def take_use(self, *, seconds: float) -> EncoderUse:
-        """What was computed since the last call, and what the machine's ceiling allows in `seconds`."""
+    def _pooled(self, batch: TokenBatch) -> Tensor:
+        starts = on_device(batch.starts, self.device)
+        return pool(self._hidden(batch), starts, self._pooling, self._model).float()
+
+    def take_use(self, *, started: float, ended: float) -> EncoderUse:
+        """What was computed since the last call, and what the machine's ceiling allows from `started` to `ended`.
+
+        Seconds of one clock. Those that an earlier call has counted are not counted again.
+        """
         with self._counting:
             use, self._use = self._use, EncoderUse()
+            seconds = max(0.0, ended - max(started, self._taken))
+            self._taken = max(ended, self._taken)
         return use + EncoderUse(ceiling_tokens=seconds * self.ceiling_tokens_per_second)
 
     @cached_property

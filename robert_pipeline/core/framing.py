@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robert_pipeline.core.packed_model import TokenBatch
+from robert_pipeline.core.token_batch import TokenBatch
 
 Int64 = NDArray[np.int64]
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from robert_pipeline.core.layer_parts import LayerParts, Map, Sum
 from robert_pipeline.core.packed_model import PackedModel, Packing, attend, tried
+from robert_pipeline.core.token_batch import first_tokens
 
 if TYPE_CHECKING:
     from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
@@ -101,7 +102,7 @@ class BertLayers(nn.Module):
         last = self._layers[-1]
         attended_ND = self._attend(last, x_ND, packing)
         if self._only_firsts:
-            firsts_B = packing.starts[:-1]
+            firsts_B = first_tokens(packing.starts, len(x_ND))
             out_ND = torch.zeros_like(x_ND)
             out_ND[firsts_B] = self._rest(last, attended_ND[firsts_B], x_ND[firsts_B])
         else:

@@ -7,21 +7,22 @@ Axes: N tokens of all sequences, B sequences, A heads, E values of a head, D hid
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from robert_pipeline.core.token_batch import TokenBatch, on_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ATTENTION_NAME = "robert_packed"
 TRIAL_LENGTHS = (131, 7, 200, 64, 1, 180)
-SHAPE_TOKENS, FILLER_TOKENS = 256, 32
+SHAPE_TOKENS = 256
 MIN_COSINE = 0.999
 """Between a token's vector packed and padded; bfloat16 alone keeps 0.9999."""
 
@@ -48,46 +49,6 @@ class AttentionKernel(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of q, k and v."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenBatch:
-    """Token ids of several sequences with their special tokens, one after the other."""
-
-    token_ids: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    """(B + 1,): sequence b is token_ids[starts[b] : starts[b + 1]]."""
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    @property
-    def lengths_B(self) -> NDArray[np.int64]:  # noqa: N802
-        """Tokens of each sequence, special tokens included."""
-        return np.diff(self.starts)
-
-    @classmethod
-    def of(cls, sequences: "Sequence[NDArray[np.integer[Any]]]") -> "TokenBatch":
-        """Pack separate sequences."""
-        lengths = [len(sequence) for sequence in sequences]
-        return cls(
-            token_ids=np.concatenate([np.empty(0, np.int64), *sequences]).astype(np.int64),
-            starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        )
-
-    def filled(self, multiple: int) -> "TokenBatch":
-        """With sequences of id 0 behind the others, as many as make the tokens a multiple of `multiple`."""
-        tokens = len(self.token_ids)
-        whole = -(-tokens // multiple) * multiple
-        ends = np.minimum(np.arange(tokens + FILLER_TOKENS, whole + FILLER_TOKENS, FILLER_TOKENS), whole)
-        return TokenBatch(
-            token_ids=np.concatenate([self.token_ids, np.zeros(whole - tokens, np.int64)]),
-            starts=np.concatenate([self.starts, ends]),
-        )
-
-    def positions(self) -> NDArray[np.int64]:
-        """Position of each token in its sequence, from 0 (N,)."""
-        return np.arange(len(self.token_ids)) - np.repeat(self.starts[:-1], self.lengths_B)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -160,19 +121,24 @@ class PackedModel:
         device, tokens = self.model.device, len(batch.token_ids)
         if device.type == "cpu":
             # oneDNN compiles and keeps a product for each number of rows that it meets: few and round numbers.
-            batch = batch.filled(SHAPE_TOKENS)
-        positions = {}
-        if self._takes_positions:
-            positions["position_ids"] = on_device(batch.positions()[None] + self.first_position, device)
+            batch = batch.filled(self.computed_tokens(batch))
         starts = batch.starts if device.type == "cpu" else batch.starts.astype(np.int32)
-        packing = Packing(
-            starts=on_device(starts, device),
-            longest=int(batch.lengths_B.max()),
-            kernel=self.kernel,
-        )
-        ids_1N = on_device(batch.token_ids[None], device)
-        output = self.model(input_ids=ids_1N, packing=packing, **positions, **self._masks)
-        hidden_ND: Tensor = output.last_hidden_state[0, :tokens]
+        positions_N = on_device(batch.positions(), device) if self._takes_positions else None
+        longest = int(batch.lengths_B.max())
+        return self.states(on_device(batch.token_ids, device), positions_N, on_device(starts, device), longest)[:tokens]
+
+    def states(self, ids_N: Tensor, positions_N: Tensor | None, starts: Tensor, longest: int) -> Tensor:
+        """Hidden states (N, D) of a batch that is on the device.
+
+        Positions in their sequences are None only where the model takes none; `longest` is the most tokens of a
+        sequence.
+        """
+        positions = {}
+        if self._takes_positions and positions_N is not None:
+            positions["position_ids"] = positions_N[None] + self.first_position
+        packing = Packing(starts=starts, longest=longest, kernel=self.kernel)
+        output = self.model(input_ids=ids_N[None], packing=packing, **positions, **self._masks)
+        hidden_ND: Tensor = output.last_hidden_state[0]
         return hidden_ND
 
     def computed_tokens(self, batch: TokenBatch) -> int:
@@ -183,12 +149,6 @@ class PackedModel:
 
 def _layer_kinds(model: "PreTrainedModel") -> tuple[str, ...]:
     return tuple(getattr(model.config, "layer_types", None) or ())
-
-
-def on_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
-    """The values there, without waiting for what the device is doing."""
-    tensor = torch.from_numpy(values)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def first_position(model: "PreTrainedModel") -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from robert_pipeline.core.packed_model import TokenBatch, on_device
+from robert_pipeline.core.token_batch import first_tokens
 from robert_pipeline.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 Pooled = Literal["cls", "mean", "pooler"]
 
 
-def pool(hidden_ND: Tensor, batch: TokenBatch, pooling: Pooled, model: "PreTrainedModel") -> Tensor:
+def pool(hidden_ND: Tensor, starts: Tensor, pooling: Pooled, model: "PreTrainedModel") -> Tensor:
     """Vectors (B, D): the first token's state, the mean over tokens (in float32), or what the model's pooler makes.
 
+    `starts` (B + 1,): sequence b is hidden_ND[starts[b] : starts[b + 1]]; the vector of an empty one is some number.
     Raises EncoderError where a pooler is asked for and the model has none.
     """
-    device = hidden_ND.device
     if pooling == "mean":
-        lengths_B = on_device(batch.lengths_B, device)
-        return torch.segment_reduce(hidden_ND.float(), "mean", lengths=lengths_B, axis=0, unsafe=True)
-    first_BD = hidden_ND[on_device(batch.starts[:-1], device)]
+        lengths_B = starts.diff()
+        return torch.segment_reduce(hidden_ND.float(), "mean", lengths=lengths_B, axis=0, unsafe=True, initial=0)
+    first_BD = hidden_ND[first_tokens(starts, len(hidden_ND))]
     if pooling == "cls":
         return first_BD
     pooler = getattr(model, "pooler", None)

@@ -5,6 +5,7 @@ the time. Nothing here decides a result.
 """
 
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,18 @@ import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+SWITCH_SECONDS = 0.0005
+
+
+def switch_often() -> None:
+    """Let Python's threads take turns ten times as often as they would.
+
+    A thread that feeds a GPU asks for its turn at every call, and a batch is computed in the time of five usual turns
+    of a thread that reads texts.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 @contextlib.contextmanager

@@ -169,7 +169,7 @@ def _write_shard(
         known=KnownTexts(store, open_index(store, job.key), writer.schema),
         scratch=place.parent,
     )
-    is_unit = isinstance(of, WorkUnit)
+    is_unit, is_gpu = isinstance(of, WorkUnit), loaded.encoder.device.type == "cuda"
     counts = Counts()
 
     def put_away(rows: BlockRows) -> None:
@@ -190,10 +190,14 @@ def _write_shard(
             for window in encoded(block, encoder):
                 later(partial(rows.add, window))
             later(partial(put_away, rows))
-            give_back_memory()
+            if not is_gpu:
+                give_back_memory()
+    if is_gpu:  # once a unit: with many threads that allocate, each waits for it
+        give_back_memory()
     if is_unit:
         report(Done(stage="embedding", documents=len(rejects)))
         counts += Counts(documents=len(rejects), rejected=len(rejects))
+    ended = clock()
     header = ShardHeader(
         encoder_fingerprint=job.encoder_fingerprint,
         chunking_fingerprint=job.chunking.fingerprint,
@@ -203,8 +207,8 @@ def _write_shard(
         dimension=loaded.encoder.dimension,
         vector_dtype=job.embedding.vector_dtype,
         run_id=job.run_id,
-        embed_seconds=clock() - started,
-        encoder_use=loaded.encoder.take_use(seconds=clock() - started) + gpu.use,
+        embed_seconds=ended - started,
+        encoder_use=loaded.encoder.take_use(started=started, ended=ended) + gpu.use,
         encoder_name=job.encoder.name,
         source_fingerprint=job.source_fingerprint,
     )

@@ -15,6 +15,7 @@ from typing import TypeVar
 from robert_pipeline import errors
 from robert_pipeline.engine import Engine
 from robert_pipeline.errors import RobertError
+from robert_pipeline.stages.at_once import AtOnce, units_at_once
 from robert_pipeline.stages.embedding import EmbedJob, embed_shared, embed_unit, worker_encoder
 from robert_pipeline.stages.engines import Host, open_host
 from robert_pipeline.stages.engines.beam import beam
@@ -25,7 +26,7 @@ from robert_pipeline.types import SharedTexts, WorkUnit
 
 _MARK = "robert-error"
 Job = TypeVar("Job", EmbedJob, ScoreJob)
-Descriptor = WorkUnit | SharedTexts | ShardName
+Work = TypeVar("Work", WorkUnit, SharedTexts)
 
 
 class SurveyUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
@@ -39,8 +40,8 @@ class SurveyUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         _telling(lambda: survey_unit(unit, self._job))
 
 
-class EmbedUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
-    """One work unit, or texts shared by several, in; its shard in the store."""
+class EmbedUnits(beam.DoFn):  # type: ignore[misc]  # Beam has no types
+    """Work units, or texts shared by several, in; their shards in the store."""
 
     def __init__(self, job: EmbedJob) -> None:
         self._job = job
@@ -49,13 +50,19 @@ class EmbedUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
         """Load the encoder once per process, before the first unit."""
         _telling(lambda: worker_encoder(self._job.encoder, self._job.encoder_fingerprint))
 
-    def process(self, work: WorkUnit | SharedTexts) -> None:
-        """Embed it; emits nothing."""
+    def process(self, works: Sequence[WorkUnit | SharedTexts]) -> None:
+        """Embed them, as many at once as keep the device busy; emits nothing."""
         encoder = worker_encoder(self._job.encoder, self._job.encoder_fingerprint)
-        if isinstance(work, SharedTexts):
-            _telling(lambda: embed_shared(work, self._job, encoder))
-        else:
-            _telling(lambda: embed_unit(work, self._job, encoder))
+
+        def embed(work: WorkUnit | SharedTexts) -> None:
+            if isinstance(work, SharedTexts):
+                _telling(lambda: embed_shared(work, self._job, encoder))
+            else:
+                _telling(lambda: embed_unit(work, self._job, encoder))
+
+        with AtOnce(units_at_once(encoder.encoder.device.type)) as under_way:
+            for work in works:
+                under_way.do(partial(embed, work))
 
 
 class ScoreShard(beam.DoFn):  # type: ignore[misc]  # Beam has no types
@@ -102,7 +109,7 @@ def survey_pipeline(units: Sequence[WorkUnit], job: EmbedJob, host: Host) -> bea
 
 def shared_pipeline(shared: Sequence[SharedTexts], job: EmbedJob, host: Host) -> beam.Pipeline:
     """The pipeline that embeds every piece of shared texts, not yet run."""
-    return _pipeline("SharedTexts", shared, "EmbedUnit", EmbedUnit(job), host)
+    return _pipeline("SharedTexts", _handed_out(shared, host), "EmbedUnits", EmbedUnits(job), host)
 
 
 def embed_pipeline(units: Sequence[WorkUnit], job: EmbedJob, host: Host) -> beam.Pipeline:
@@ -111,12 +118,17 @@ def embed_pipeline(units: Sequence[WorkUnit], job: EmbedJob, host: Host) -> beam
     Largest first: none is begun when all others are done.
     """
     units = sorted(units, key=lambda unit: -unit.text_bytes)
-    return _pipeline("Units", units, "EmbedUnit", EmbedUnit(job), host)
+    return _pipeline("Units", _handed_out(units, host), "EmbedUnits", EmbedUnits(job), host)
 
 
 def score_pipeline(shards: Sequence[ShardName], job: ScoreJob, host: Host) -> beam.Pipeline:
     """The pipeline that scores every shard, not yet run."""
     return _pipeline("Shards", shards, "ScoreShard", ScoreShard(job), host)
+
+
+def _handed_out(works: Sequence[Work], host: Host) -> list[tuple[Work, ...]]:
+    """What a worker is given at a time: one, or all where there is but one worker."""
+    return [tuple(works)] if host.is_one_worker and works else [(work,) for work in works]
 
 
 def run(pipeline: beam.Pipeline, host: Host) -> None:
@@ -137,7 +149,7 @@ def run(pipeline: beam.Pipeline, host: Host) -> None:
         raise told from error
 
 
-def _pipeline(source: str, descriptors: Sequence[Descriptor], step: str, work: beam.DoFn, host: Host) -> beam.Pipeline:
+def _pipeline(source: str, descriptors: Sequence[object], step: str, work: beam.DoFn, host: Host) -> beam.Pipeline:
     pipeline = beam.Pipeline(runner=host.runner, options=host.options)
     _ = pipeline | source >> beam.Create(list(descriptors)) | step >> beam.ParDo(work)
     return pipeline

@@ -82,7 +82,8 @@ class Measuring:
         self.encoder, self.sizes = encoder, []
         self.dimension = encoder.dimension
 
-    concurrency = 2
+    concurrency = computed_at_once = 2
+    pads = True
 
     def prepare_thread(self):
         pass
@@ -150,7 +151,8 @@ def test_nothing_to_embed_is_no_vectors(tiny):
 class Cramped(Measuring):
     """An encoder whose memory holds `fits` tokens, padding included; raises `error` above."""
 
-    concurrency = 1
+    concurrency = computed_at_once = 1
+    pads = True
 
     def __init__(self, encoder, fits, error):
         super().__init__(encoder)
@@ -216,7 +218,8 @@ def test_nothing_of_a_block_outlives_it(tiny):
 class Shared(Measuring):
     """An encoder of two threads, whose memory holds one batch: a second one at the same time finds none."""
 
-    concurrency = 2
+    concurrency = computed_at_once = 2
+    pads = True
 
     def __init__(self, encoder):
         super().__init__(encoder)

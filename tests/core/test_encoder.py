@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModel
 
 from robert_pipeline.core.encoder import Encoder, fast_precision
-from robert_pipeline.core.packed_model import TokenBatch
+from robert_pipeline.core.token_batch import TokenBatch
 from robert_pipeline.errors import EncoderError
 from robert_pipeline.types import EncoderUse
 
@@ -78,12 +78,13 @@ def test_what_was_computed_is_counted_once_and_padding_told_apart(tiny_folder):
     encoder = Encoder(model, pooling="mean", pad_id=0, device=torch.device("cpu"))
     for lengths in ((5, 3), (4, 4)):
         encoder(TokenBatch.of([np.arange(100, 100 + n) for n in lengths]))
-    use = encoder.take_use(seconds=2.0)
+    use = encoder.take_use(started=1.0, ended=3.0)
     assert (use.encoded_tokens, use.computed_tokens) == (16, 18)
     assert use.padding_share == pytest.approx(2 / 18)
     assert use.ceiling_tokens == pytest.approx(2 * encoder.ceiling_tokens_per_second)
     assert 0 < use.ceiling_share < 1
-    assert encoder.take_use(seconds=0.0) == EncoderUse()
+    assert encoder.take_use(started=2.0, ended=2.5) == EncoderUse()  # of a unit that was begun meanwhile
+    assert encoder.take_use(started=2.0, ended=3.5).ceiling_tokens == pytest.approx(use.ceiling_tokens / 4)
     assert (EncoderUse().padding_share, EncoderUse().ceiling_share) == (0, 0)
 
 

@@ -9,7 +9,8 @@ from kernels import compiled
 from robert_pipeline.core.encoder import Encoder
 from robert_pipeline.core.layer_parts import CpuParts, CudaParts
 from robert_pipeline.core.packed_layers import fuse_layers
-from robert_pipeline.core.packed_model import PackedModel, TokenBatch, first_position
+from robert_pipeline.core.packed_model import PackedModel, first_position
+from robert_pipeline.core.token_batch import TokenBatch
 from robert_pipeline.native.attention import packed_attention
 from robert_pipeline.native.elementwise import packed_elementwise
 

@@ -11,14 +11,13 @@ from kernels import compiled
 from robert_pipeline.core import packed_model
 from robert_pipeline.core.encoder import Encoder
 from robert_pipeline.core.packed_model import (
-    SHAPE_TOKENS,
     PackedModel,
     PaddedModel,
-    TokenBatch,
     agrees,
     first_position,
     prepack_linears,
 )
+from robert_pipeline.core.token_batch import TokenBatch
 from robert_pipeline.native.attention import packed_attention
 
 SIZES = {
@@ -202,7 +201,7 @@ def test_positions_count_from_where_the_family_counts():
 def test_a_filled_batch_has_its_sequences_first_and_a_round_number_of_tokens(lengths, multiple):
     """Filling would change what is embedded, or leave as many shapes as before."""
     plain = TokenBatch.of([np.arange(1, n + 1) for n in lengths])
-    filled = plain.filled(multiple)
+    filled = plain.filled(-(-len(plain.token_ids) // multiple) * multiple)
     assert len(filled.token_ids) % multiple == 0
     assert len(filled.token_ids) - len(plain.token_ids) < multiple
     assert filled.starts[-1] == len(filled.token_ids)
@@ -216,5 +215,5 @@ def test_fillers_count_as_padding(kernel):
     made = model()
     packed = PackedModel(made, kernel, first_position=0)
     batch = TokenBatch.of([np.arange(10, 210), np.arange(10, 90)])
-    assert packed.computed_tokens(batch) == len(batch.filled(SHAPE_TOKENS).token_ids) == 512
+    assert packed.computed_tokens(batch) == len(batch.filled(512).token_ids) == 512
     assert packed.computed_tokens(TokenBatch.of([np.arange(256)])) == 256

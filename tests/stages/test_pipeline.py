@@ -5,6 +5,7 @@ import inspect
 import pickle
 import subprocess
 import sys
+from itertools import chain
 
 import pytest
 from apache_beam.internal import pickler
@@ -151,14 +152,14 @@ def test_every_such_construct_would_be_found(build, fault):
 def test_the_largest_unit_is_begun_first(planned, monkeypatch):
     """A unit of one huge document, begun last, would keep one worker busy while all others wait."""
     begun = []
-    monkeypatch.setattr(stages, "_pipeline", lambda _, units, *others: begun.extend(units))
+    monkeypatch.setattr(stages, "_pipeline", lambda _, handed, *others: begun.extend(chain.from_iterable(handed)))
     embed_pipeline(planned.missing, planned.job, LocalHost())
     sizes = [unit.text_bytes for unit in begun]
     assert sizes == sorted(sizes, reverse=True)
     assert set(begun) == set(planned.missing)
 
 
-@pytest.mark.parametrize("work", [stages.EmbedUnit, stages.ScoreShard])
+@pytest.mark.parametrize("work", [stages.EmbedUnits, stages.ScoreShard])
 def test_a_dofn_loads_in_setup_and_works_in_process_and_nowhere_else(work):
     """Rows emitted from finish_bundle are lost on some engines; a model loaded at import slows every command."""
     own = {name for name, _ in inspect.getmembers(work, inspect.isfunction) if name in vars(work)}

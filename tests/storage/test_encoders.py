@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, RobertaConfig, RobertaModel, T5Config, T5Model
 
 from robert_pipeline.config import Chunking, EncoderSource
-from robert_pipeline.core.packed_model import TokenBatch
+from robert_pipeline.core.token_batch import TokenBatch
 from robert_pipeline.errors import ConfigError, EncoderError
 from robert_pipeline.storage.encoders import identify_encoder, load_encoder
 

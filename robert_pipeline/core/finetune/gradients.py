@@ -6,7 +6,7 @@ there is one thread, and batches follow one another (gradient accumulation).
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robert_pipeline.core.packed_model import TokenBatch
+from robert_pipeline.core.token_batch import TokenBatch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,63 +39,66 @@ class Gradients:
 
 
 class Workers:
-    """Threads that compute on one model; as many as torch has threads on a CPU, one on a GPU."""
+    """Threads that compute on one model: as many as torch has threads on a CPU, the caller's alone on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._torch_threads = torch.get_num_threads()
         self.count = 1 if device.type == "cuda" else self._torch_threads
-        self._pool = ThreadPoolExecutor(
-            self.count, thread_name_prefix="finetune", initializer=lambda: torch.set_num_threads(1)
+        self._pool = (
+            None
+            if device.type == "cuda"
+            else ThreadPoolExecutor(
+                self.count, thread_name_prefix="finetune", initializer=lambda: torch.set_num_threads(1)
+            )
         )
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """As the built-in, in the threads."""
-        return self._pool.map(work, items)
+        return map(work, items) if self._pool is None else self._pool.map(work, items)
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown()
+        if self._pool is not None:
+            self._pool.shutdown()
         torch.set_num_threads(self._torch_threads)  # threads that start later take the last number set
 
 
-def step_gradients(
-    vectors: Callable[[TokenBatch], Tensor],
-    classifier: nn.Module,
-    parameters: Sequence[Tensor],
-    batches: Sequence[Batch],
-    workers: Workers,
-    *,
-    dropout: float,
-    label_smoothing: float,
-) -> Gradients:
-    """Gradients of the weighted mean loss over all sequences of all batches; `vectors` makes (B, D) of a batch.
+GradientsOf = Callable[[Batch], tuple[Tensor, list[Tensor]]]
+"""Weighted sum of a batch's losses, and its gradients in float32. They may be overwritten by the next call."""
+
+
+def step_gradients(gradients_of: GradientsOf, batches: Sequence[Batch], workers: Workers) -> Gradients:
+    """Gradients of the weighted mean loss over all sequences of all batches.
 
     Raises torch.OutOfMemoryError, MemoryError or RuntimeError where a batch does not fit in memory.
     """
     total = float(sum(batch.weights.sum() for batch in batches))
-
-    def run(batch: Batch) -> tuple[float, list[Tensor]]:
-        features_BD = nn.functional.dropout(vectors(batch.tokens).float(), dropout)
-        loss = weighted_loss(classifier(features_BD), batch, label_smoothing) / total
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        zeros = (torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True))
-        return float(loss.detach()), list(zeros)
-
-    loss, sums = 0.0, list[Tensor]()
-    for part, gradients in workers.map(run, batches):
-        loss += part
+    shares = [replace(batch, weights=batch.weights / np.float32(total)) for batch in batches]
+    losses, sums = list[Tensor](), list[Tensor]()
+    for loss, gradients in workers.map(gradients_of, shares):
+        if len(batches) == 1:
+            # Only at the end: reading a value from a GPU waits for all that is queued there.
+            return Gradients(loss=float(loss), of=gradients)
+        losses.append(loss.clone())
         if sums:
-            torch._foreach_add_(sums, [gradient.float() for gradient in gradients])
+            torch._foreach_add_(sums, gradients)
         else:
-            sums = [gradient.float() for gradient in gradients]
-    return Gradients(loss=loss, of=sums)
+            sums = [gradient.clone() for gradient in gradients]
+    return Gradients(loss=float(sum(losses)), of=sums)
 
 
-def weighted_loss(logits_BK: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+def loss_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Of every parameter, float32; zeros for one that the loss does not depend on."""
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [
+        torch.zeros_like(p, dtype=torch.float32) if gradient is None else gradient.float()
+        for gradient, p in zip(found, parameters, strict=True)
+    ]
+
+
+def weighted_loss(logits_BK: Tensor, targets: Tensor, weights_B: Tensor, label_smoothing: float) -> Tensor:
     """Weighted sum over the batch of cross-entropy, or of binary cross-entropy averaged over labels (nats)."""
-    targets = torch.from_numpy(batch.targets).to(logits_BK.device)
-    weights_B = torch.from_numpy(batch.weights).to(logits_BK.device)
-    if batch.targets.ndim == 1:
+    if targets.ndim == 1:
         losses_B = nn.functional.cross_entropy(logits_BK, targets, reduction="none", label_smoothing=label_smoothing)
     else:
         smooth = targets.float() * (1 - label_smoothing) + 0.5 * label_smoothing

@@ -21,14 +21,24 @@ from torch import Tensor, nn
 from robert_pipeline.config import FinetuneConfig
 from robert_pipeline.core.chunk import ChunkSpans
 from robert_pipeline.core.embed import out_of_memory
-from robert_pipeline.core.finetune.gradients import Batch, Gradients, Workers, step_gradients, weighted_loss
+from robert_pipeline.core.finetune.gradients import (
+    Batch,
+    Gradients,
+    GradientsOf,
+    Workers,
+    loss_gradients,
+    step_gradients,
+    weighted_loss,
+)
+from robert_pipeline.core.finetune.graphs import GraphedGradients
 from robert_pipeline.core.finetune.layers import TrainingKernels, quicken
 from robert_pipeline.core.finetune.optimizer import MasterWeights, rate_at
 from robert_pipeline.core.finetune.pace import Pace, TimeBudget
 from robert_pipeline.core.finetune.plan import Step, batches, epoch_steps, evaluation_batches
 from robert_pipeline.core.framing import Frame
-from robert_pipeline.core.packed_model import AttentionKernel, TokenBatch, token_states
+from robert_pipeline.core.packed_model import AttentionKernel, PackedModel, token_states
 from robert_pipeline.core.pooling import Pooled, pool
+from robert_pipeline.core.token_batch import TokenBatch, on_device
 from robert_pipeline.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -38,6 +48,8 @@ log = logging.getLogger(__name__)
 
 Int64 = NDArray[np.int64]
 
+CPU_BATCH_TOKENS = 3200
+"""Twice as many need twice the memory for activations, and a core is no faster with them."""
 EVALUATED_CHUNKS = 32
 """Chunks of a held-out document that are looked at: the mean of so many hardly moves with more."""
 SKIPPED_STEPS = 5
@@ -164,8 +176,14 @@ class Finetuning:
         model.train()
         self._master = MasterWeights(model, self._classifier, config, with_pooler=pooling == "pooler")
         self._workers = Workers(model.device)
+        self._gradients_of: GradientsOf = self._batch_gradients
+        if model.device.type == "cuda" and isinstance(self._states, PackedModel):
+            self._gradients_of = GraphedGradients(self._states, pooling, self._vector_gradients)
+            self.way += ", CUDA graphs"
         self._clock = clock
-        self._batch_tokens = config.batch_tokens
+        self._batch_tokens = config.batch_tokens or (
+            2 * config.step_tokens if model.device.type == "cuda" else CPU_BATCH_TOKENS
+        )
 
     def run(
         self,
@@ -250,29 +268,34 @@ class Finetuning:
                 workers=self._workers.count,
             )
             try:
-                return step_gradients(
-                    self._vectors,
-                    self._classifier,
-                    self._master.working,
-                    [documents.batch(part.chunks, part.weights) for part in parts],
-                    self._workers,
-                    dropout=self._config.dropout,
-                    label_smoothing=self._config.label_smoothing,
-                )
+                batches_of_step = [documents.batch(part.chunks, part.weights) for part in parts]
+                return step_gradients(self._gradients_of, batches_of_step, self._workers)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or len(parts) == len(step.chunks):
                     raise
                 self._batch_tokens //= 2
                 log.warning("out of memory: batches of %d tokens from here on", self._batch_tokens)
 
+    def _batch_gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        device = self._model.device
+        return self._vector_gradients(
+            self._vectors(batch.tokens), on_device(batch.targets, device), on_device(batch.weights, device)
+        )
+
+    def _vector_gradients(self, vectors_BD: Tensor, targets: Tensor, weights_B: Tensor) -> tuple[Tensor, list[Tensor]]:
+        features_BD = nn.functional.dropout(vectors_BD.float(), self._config.dropout)
+        loss = weighted_loss(self._classifier(features_BD), targets, weights_B, self._config.label_smoothing)
+        return loss.detach(), loss_gradients(loss, self._master.working)
+
     def _vectors(self, batch: TokenBatch) -> Tensor:
-        return pool(self._states(batch), batch, self._pooling, self._model)
+        starts = on_device(batch.starts, self._model.device)
+        return pool(self._states(batch), starts, self._pooling, self._model)
 
     def _evaluate(self, state: TrainingState, held_out: Int64, watchers: Watchers) -> None:
         logits_BK = self.logits(held_out)
         targets = self._documents.targets[held_out]
-        whole = Batch(tokens=TokenBatch.of([]), targets=targets, weights=np.ones(len(held_out), np.float32))
-        loss = float(weighted_loss(torch.from_numpy(logits_BK), whole, 0.0)) / len(held_out)
+        weights_B = torch.full((len(held_out),), 1 / len(held_out))
+        loss = float(weighted_loss(torch.from_numpy(logits_BK), torch.from_numpy(targets), weights_B, 0.0))
         right = logits_BK.argmax(1) == targets if targets.ndim == 1 else ((logits_BK > 0) == targets).all(1)
         evaluation = Evaluation(step=state.step, loss=loss, accuracy=float(right.mean()))
         best = _best(state.history)

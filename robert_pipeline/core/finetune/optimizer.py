@@ -35,16 +35,14 @@ class MasterWeights:
         self.names = tuple(named)
         self.working: list[Tensor] = list(named.values())
         self.masters = [tensor.detach().float().clone() for tensor in self.working]
-        self._base_rates = [
-            rates[name.removeprefix("encoder.")] if name.startswith("encoder.") else config.classifier_learning_rate
-            for name in self.names
-        ]
+        # Few groups: a GPU would wait for each. Biases and normalisation weights are not decayed.
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, master in zip(self.names, self.masters, strict=True):
+            rate = rates.get(name.removeprefix("encoder."), config.classifier_learning_rate)
+            groups.setdefault((rate, config.weight_decay if master.ndim > 1 else 0.0), []).append(master)
+        self._base_rates = [rate for rate, _ in groups]
         self._optimizer = torch.optim.AdamW(
-            [
-                # Biases and normalisation weights are not decayed.
-                {"params": [master], "weight_decay": config.weight_decay if master.ndim > 1 else 0.0}
-                for master in self.masters
-            ],
+            [{"params": masters, "weight_decay": decay} for (_, decay), masters in groups.items()],
             betas=BETAS,
             fused=True,
         )
@@ -58,9 +56,9 @@ class MasterWeights:
         norm = float(nn.utils.get_total_norm(floats))
         if norm != norm or norm == float("inf"):
             return norm
-        scale = min(1.0, CLIP_NORM / (norm + 1e-6))
+        torch._foreach_mul_(floats, min(1.0, CLIP_NORM / (norm + 1e-6)))
         for master, gradient in zip(self.masters, floats, strict=True):
-            master.grad = gradient.mul_(scale)
+            master.grad = gradient
         for group, base in zip(self._optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * rate
         self._optimizer.step()
@@ -70,8 +68,7 @@ class MasterWeights:
     @torch.no_grad()
     def write(self) -> None:
         """Copy the masters into the model."""
-        for tensor, master in zip(self.working, self.masters, strict=True):
-            tensor.copy_(master)
+        torch._foreach_copy_(self.working, self.masters)
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the masters by name."""
@@ -96,7 +93,9 @@ class MasterWeights:
         """Put back what `moments` gave."""
         for name, master in zip(self.names, self.masters, strict=True):
             kinds = {"step", "exp_avg", "exp_avg_sq"}
-            self._optimizer.state[master] = {kind: moments[f"{kind}.{name}"].clone() for kind in kinds}
+            self._optimizer.state[master] = {
+                kind: moments[f"{kind}.{name}"].to(master.device, copy=True) for kind in kinds
+            }
 
 
 def layer_rates(model: "PreTrainedModel", config: FinetuneConfig, *, with_pooler: bool) -> dict[str, float]:

@@ -66,6 +66,7 @@ class DaskHost:
     """A Dask scheduler and those of its workers that have what the work needs."""
 
     asks_workers = True
+    is_one_worker = False
 
     def __init__(self, engine: Engine, address: str, client: distributed.Client, stack: contextlib.ExitStack) -> None:
         self._engine = engine

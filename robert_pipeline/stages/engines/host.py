@@ -22,6 +22,8 @@ class Host(Protocol):
     options: PipelineOptions
     asks_workers: bool
     """Whether there are workers to ask before there is work."""
+    is_one_worker: bool
+    """Whether all work is one worker's: then it may be given all at once."""
 
     def check_workers(self, check: Check) -> None:
         """Have every worker that can be asked run `check`. Raises EngineError, or what `check` raises, with a name."""
@@ -40,6 +42,7 @@ class LocalHost:
     def __init__(self, options: tuple[str, ...] = ()) -> None:
         self.runner = FnApiRunner()  # named: DirectRunner may try to download another runner first
         self.options = PipelineOptions([PICKLING, *options])
+        self.is_one_worker = not options  # Beam can be told to start several
 
     def check_workers(self, check: Check) -> None:
         """Nothing to ask: what planned the run is what runs it."""

@@ -23,6 +23,7 @@ class PortableHost:
     """A runner that Beam knows by name. Raises EngineError where its address or its client is not to be had."""
 
     asks_workers = False  # they are started when there is work
+    is_one_worker = False
 
     def __init__(self, engine: Engine) -> None:
         kind = engine.name.partition("://")[0]

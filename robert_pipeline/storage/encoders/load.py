@@ -48,8 +48,12 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
     import torch
 
     from robert_pipeline.core.encoder import Encoder
+    from robert_pipeline.core.threads import switch_often
 
     checkpoint = load_checkpoint(identify_encoder(source))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        switch_often()
     keep_freed_memory()
     bound_primitive_cache()
     return LoadedEncoder(
@@ -58,7 +62,7 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
             checkpoint.model,
             pooling=checkpoint.identity.pooling,
             pad_id=checkpoint.pad_id,
-            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            device=device,
             kernel=attention_kernel(),
             elementwise=_elementwise(),
         ),

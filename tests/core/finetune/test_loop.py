@@ -298,11 +298,11 @@ def test_out_of_memory_halves_the_batch(monkeypatch):
     """A run would die of one batch that did not fit."""
     real, sizes = loop.step_gradients, []
 
-    def cramped(vectors, classifier, parameters, parts, workers, **others):
+    def cramped(gradients_of, parts, workers):
         sizes.append(max(len(part.tokens.token_ids) for part in parts))
         if sizes[-1] > 60:
             raise torch.OutOfMemoryError("no")
-        return real(vectors, classifier, parameters, parts, workers, **others)
+        return real(gradients_of, parts, workers)
 
     monkeypatch.setattr(loop, "step_gradients", cramped)
     states = []
@@ -327,12 +327,16 @@ def test_frozen_parts_stay_as_they_are():
 
 def test_lower_layers_learn_more_slowly():
     """The decay of learning rates would be turned upside down, or applied to the classifier."""
-    rates = loop.MasterWeights(encoder(), torch.nn.Linear(32, 2), replace(CONFIG, layer_decay=0.5), with_pooler=False)
-    of = dict(zip(rates.names, rates._base_rates, strict=True))
+    config = replace(CONFIG, layer_decay=0.5, weight_decay=0.0)
+    weights = loop.MasterWeights(encoder(), torch.nn.Linear(32, 2), config, with_pooler=False)
+    before = weights.weights()
+    weights.step([torch.ones_like(master) for master in weights.masters], 1.0)  # Adam's first step is the rate itself
+    of = {name: float((before[name] - after).mean()) for name, after in weights.weights().items()}
     top = of["encoder.encoder.layer.1.attention.self.query.weight"]
-    assert of["encoder.encoder.layer.0.attention.self.query.weight"] == pytest.approx(top / 2)
-    assert of["encoder.embeddings.word_embeddings.weight"] == pytest.approx(top / 4)
-    assert of["classifier.weight"] == CONFIG.classifier_learning_rate
+    assert top == pytest.approx(CONFIG.learning_rate, rel=0.01)
+    assert of["encoder.encoder.layer.0.attention.self.query.weight"] == pytest.approx(top / 2, rel=0.01)
+    assert of["encoder.embeddings.word_embeddings.weight"] == pytest.approx(top / 4, rel=0.01)
+    assert of["classifier.weight"] == pytest.approx(CONFIG.classifier_learning_rate, rel=0.01)
 
 
 def test_going_on_from_the_beginning_is_a_fresh_run():
@@ -346,3 +350,22 @@ def test_a_senseless_setting_is_named(name):
     """A run would fail hours later, in words of the framework."""
     with pytest.raises(ConfigError, match=name):
         FinetuneConfig(**{name: -1})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_encoder_learns_on_a_gpu_and_goes_on_from_a_state():
+    """Fine-tuning would end where the state on disk meets a device, or learn nothing there."""
+    states = []
+    training = finetuning(model=encoder().to("cuda", torch.bfloat16))
+    training.run(LEARN, HELD_OUT, watchers=Watchers(on_state=states.append))
+    kept = states[0]
+    kept = dataclasses.replace(
+        kept,
+        weights={name: values.cpu() for name, values in kept.weights.items()},
+        moments={name: values.cpu() for name, values in kept.moments.items()},
+        best_weights={name: values.cpu() for name, values in kept.best_weights.items()},
+    )
+    done = finetuning(model=encoder().to("cuda", torch.bfloat16)).run(LEARN, HELD_OUT, state=kept)
+    assert done.steps > kept.step
+    assert done.best.accuracy >= 0.9

@@ -1,0 +1,174 @@
+"""Work on packed batches as CUDA graphs: all kernels of a batch are started by one call, where Python would need
+hundreds, each of them waiting for the other threads of the process.
+
+A graph computes one shape. Batches are filled up to one of few: tokens in steps, sequences to a power of two.
+
+Axes: N tokens, B sequences, D hidden.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robert_pipeline.core.packed_model import MIN_COSINE, PackedModel
+from robert_pipeline.core.pooling import Pooled, pool
+from robert_pipeline.core.token_batch import TokenBatch
+
+log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
+
+TOKENS_STEP = 8192
+LEAST_SEQUENCES = 128
+LONGEST_STEP = 128
+CAPTURED_AT = 2
+"""Capturing a shape takes as long as some batches: not for one that is met once."""
+
+
+class Shape(NamedTuple):
+    """What a graph computes: so many tokens in so many sequences, each of at most so many tokens."""
+
+    tokens: int
+    sequences: int
+    longest: int
+
+
+def shape_of(batch: TokenBatch, *, tokens_step: int = TOKENS_STEP) -> Shape:
+    """The least shape that holds the batch and what fills it up."""
+    own, longest = len(batch.token_ids), int(batch.lengths_B.max())
+    tokens = -(-own // tokens_step) * tokens_step
+    # No filler is longer than what the batch holds: a model may know no more positions.
+    sequences = max(LEAST_SEQUENCES, len(batch) + -(-(tokens - own) // longest))
+    longest = -(-longest // LONGEST_STEP) * LONGEST_STEP
+    return Shape(tokens=tokens, sequences=1 << (sequences - 1).bit_length(), longest=longest)
+
+
+def write_filled(batch: TokenBatch, shape: Shape, values: NDArray[np.int32]) -> None:
+    """Token ids (N,), then starts (B + 1,), filled up: behind the batch's own come sequences of id 0, empty ones."""
+    own = len(batch.token_ids)
+    values[:own] = batch.token_ids
+    values[own : shape.tokens] = 0
+    starts = values[shape.tokens :]
+    starts[: len(batch.starts)] = batch.starts
+    fillers = np.arange(1, shape.sequences - len(batch) + 1)
+    starts[len(batch.starts) :] = np.minimum(own + int(batch.lengths_B.max()) * fillers, shape.tokens)
+
+
+def filled(batch: TokenBatch, shape: Shape) -> Tensor:
+    """As `write_filled` writes it, in memory that a device copies from without waiting."""
+    values = torch.empty(shape.tokens + shape.sequences + 1, dtype=torch.int32, pin_memory=True)
+    write_filled(batch, shape, values.numpy())
+    return values
+
+
+def filled_vectors(packed: PackedModel, pooling: Pooled, values: Tensor, shape: Shape) -> Tensor:
+    """Vectors (B, D), float32, of a filled batch that is on the device."""
+    ids_N, starts = values[: shape.tokens], values[shape.tokens :]
+    place_N = torch.arange(shape.tokens, dtype=torch.int32, device=values.device)
+    sequence_N = torch.searchsorted(starts, place_N, right=True) - 1
+    hidden_ND = packed.states(ids_N, place_N - starts[sequence_N], starts, shape.longest)
+    return pool(hidden_ND, starts, pooling, packed.model).float()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Captured(Generic[Made]):
+    graph: torch.cuda.CUDAGraph
+    inputs: Sequence[Tensor]
+    """What it reads, on the device."""
+    made: Made
+    """What it writes, until the next graph does."""
+
+
+class Graphs(Generic[Made]):
+    """One function of tensors of few shapes, by graphs where that is possible and worth it.
+
+    Not for two threads at once. All graphs compute in the same memory, so that what one has made has to be used or
+    copied, in the same stream, before the next call.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Tensor], Shape], Made],
+        device: torch.device,
+        *,
+        agree: Callable[[Made, Made], bool],
+    ) -> None:
+        self._compute, self._device, self._agree = compute, device, agree
+        self._captured: dict[Shape, _Captured[Made]] = {}
+        self._seen = Counter[Shape]()
+        self._memory = torch.cuda.graph_pool_handle()
+        self.is_possible = True
+        """Until a capture fails."""
+
+    def __call__(self, inputs: Sequence[Tensor], shape: Shape) -> Made:
+        """What is made of pinned `inputs`, which decide their sizes by `shape` alone."""
+        self._seen[shape] += 1
+        captured = self._captured.get(shape)
+        if captured is None and self.is_possible and self._seen[shape] >= CAPTURED_AT:
+            captured = self._capture(inputs, shape)
+        if captured is None:
+            return self._compute([values.to(self._device, non_blocking=True) for values in inputs], shape)
+        for values, own in zip(inputs, captured.inputs, strict=True):
+            own.copy_(values, non_blocking=True)
+        captured.graph.replay()
+        return captured.made
+
+    def _capture(self, inputs: Sequence[Tensor], shape: Shape) -> _Captured[Made] | None:
+        """None, and no further try, where that is impossible or makes something else."""
+        on_device = [values.to(self._device) for values in inputs]
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # what libraries do at their first call in another stream is not captured
+            plain = self._compute(on_device, shape)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads wait for events and copy meanwhile, which only their own captures forbid them.
+            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+                made = self._compute(on_device, shape)
+        except torch.OutOfMemoryError:
+            raise  # a smaller batch may be captured
+        except RuntimeError as error:
+            log.info("no CUDA graphs: %s", error)
+            self.is_possible = False
+            return None
+        graph.replay()
+        if not self._agree(plain, made):
+            log.warning("no CUDA graphs: they make something else")
+            self.is_possible = False
+            return None
+        self._captured[shape] = captured = _Captured(graph=graph, inputs=on_device, made=made)
+        return captured
+
+
+class GraphedVectors:
+    """Vectors of packed batches on a CUDA device; see `Graphs`."""
+
+    def __init__(self, packed: PackedModel, pooling: Pooled) -> None:
+        self._packed, self._pooling = packed, pooling
+        self.graphs = Graphs(self._vectors, packed.model.device, agree=_point_the_same_way)
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """Vectors (B, D), float32, on the device; to be copied from there before the next call."""
+        shape = shape_of(batch)
+        return self.graphs([filled(batch, shape)], shape)[: len(batch)]
+
+    def computed_tokens(self, batch: TokenBatch) -> int:
+        """The batch's, and those that fill it up."""
+        return shape_of(batch).tokens
+
+    def _vectors(self, inputs: Sequence[Tensor], shape: Shape) -> Tensor:
+        return filled_vectors(self._packed, self._pooling, inputs[0], shape)
+
+
+def _point_the_same_way(a_BD: Tensor, b_BD: Tensor) -> bool:
+    is_empty_B = a_BD.abs().sum(1) == 0
+    cosines_B = torch.cosine_similarity(a_BD, b_BD, dim=1)
+    return bool((is_empty_B | (cosines_B >= MIN_COSINE)).all())
