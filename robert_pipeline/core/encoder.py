@@ -97,6 +97,8 @@ class Encoder:
         self._counting = threading.Lock()
         self._use = EncoderUse()
         self._taken = -math.inf
+        if device.type == "cuda":
+            _ = self.ceiling_tokens_per_second  # now: later, batches of several units share the device
 
     def prepare_thread(self) -> None:
         """One batch a core beats one batch over all cores: no waiting for one another at every operation."""

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 Int64 = NDArray[np.int64]
 
 CPU_BATCH_TOKENS = 3200
-"""Twice as many need twice the memory for activations, and a core is no faster with them."""
+"""Whose activations a core's thread holds at a time."""
 EVALUATED_CHUNKS = 32
 """Chunks of a held-out document that are looked at: the mean of so many hardly moves with more."""
 SKIPPED_STEPS = 5
