@@ -151,7 +151,7 @@ class EncoderUse:
     computed_tokens: int = 0
     ceiling_tokens: float = 0.0
     gpu_seconds: float = 0.0
-    """In which a GPU was watched."""
+    """In which a GPU was watched, by each unit that was under way."""
     gpu_busy_seconds: float = 0.0
     """Those of them in which it had work."""
 

@@ -1,7 +1,8 @@
 """Work on packed batches as CUDA graphs: all kernels of a batch are started by one call, where Python would need
 hundreds, each of them waiting for the other threads of the process.
 
-A graph computes one shape. Batches are filled up to one of few: tokens in steps, sequences to a power of two.
+A graph computes one shape. Batches are filled up to one of few: tokens in steps (below the first to a power of two),
+sequences to a power of two.
 
 Axes: N tokens, B sequences, D hidden.
 """
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 
 TOKENS_STEP = 8192
+LEAST_TOKENS = 256
 LEAST_SEQUENCES = 128
 LONGEST_STEP = 128
 CAPTURED_AT = 2
@@ -44,6 +46,8 @@ def shape_of(batch: TokenBatch, *, tokens_step: int = TOKENS_STEP) -> Shape:
     """The least shape that holds the batch and what fills it up."""
     own, longest = len(batch.token_ids), int(batch.lengths_B.max())
     tokens = -(-own // tokens_step) * tokens_step
+    if own < tokens_step:
+        tokens = max(LEAST_TOKENS, 1 << (own - 1).bit_length())
     # No filler is longer than what the batch holds: a model may know no more positions.
     sequences = max(LEAST_SEQUENCES, len(batch) + -(-(tokens - own) // longest))
     longest = -(-longest // LONGEST_STEP) * LONGEST_STEP
@@ -104,6 +108,7 @@ class Graphs(Generic[Made]):
         self._captured: dict[Shape, _Captured[Made]] = {}
         self._seen = Counter[Shape]()
         self._memory = torch.cuda.graph_pool_handle()
+        self._side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.is_possible = True
         """Until a capture fails."""
 
@@ -111,10 +116,14 @@ class Graphs(Generic[Made]):
         """What is made of pinned `inputs`, which decide their sizes by `shape` alone."""
         self._seen[shape] += 1
         captured = self._captured.get(shape)
-        if captured is None and self.is_possible and self._seen[shape] >= CAPTURED_AT:
-            captured = self._capture(inputs, shape)
-        if captured is None:
-            return self._compute([values.to(self._device, non_blocking=True) for values in inputs], shape)
+        try:
+            if captured is None and self.is_possible and self._seen[shape] >= CAPTURED_AT:
+                captured = self._capture(inputs, shape)
+            if captured is None:
+                return self._compute([values.to(self._device, non_blocking=True) for values in inputs], shape)
+        except torch.OutOfMemoryError:
+            self._captured.clear()  # a smaller batch is another shape: these hold memory that it needs
+            raise
         for values, own in zip(inputs, captured.inputs, strict=True):
             own.copy_(values, non_blocking=True)
         captured.graph.replay()
@@ -123,29 +132,32 @@ class Graphs(Generic[Made]):
     def _capture(self, inputs: Sequence[Tensor], shape: Shape) -> _Captured[Made] | None:
         """None, and no further try, where that is impossible or makes something else."""
         on_device = [values.to(self._device) for values in inputs]
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # what libraries do at their first call in another stream is not captured
+        own = torch.cuda.current_stream()
+        self._side.wait_stream(own)
+        with torch.cuda.stream(self._side):  # what libraries do at their first call in another stream is not captured
             plain = self._compute(on_device, shape)
-        torch.cuda.current_stream().wait_stream(side)
+        own.wait_stream(self._side)
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads wait for events and copy meanwhile, which only their own captures forbid them.
             with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
                 made = self._compute(on_device, shape)
-        except torch.OutOfMemoryError:
-            raise  # a smaller batch may be captured
-        except RuntimeError as error:
-            log.info("no CUDA graphs: %s", error)
-            self.is_possible = False
+        except RuntimeError as error:  # no memory for them, or a model that waits for its own values
+            self._give_up(str(error))
             return None
+        finally:
+            torch.cuda.set_stream(own)  # a capture that fails leaves its own one
         graph.replay()
         if not self._agree(plain, made):
-            log.warning("no CUDA graphs: they make something else")
-            self.is_possible = False
+            self._give_up("they make something else")
             return None
         self._captured[shape] = captured = _Captured(graph=graph, inputs=on_device, made=made)
         return captured
+
+    def _give_up(self, reason: str) -> None:
+        log.warning("no CUDA graphs: %s", reason)
+        self._captured.clear()
+        self.is_possible = False
 
 
 class GraphedVectors:
@@ -169,6 +181,6 @@ class GraphedVectors:
 
 
 def _point_the_same_way(a_BD: Tensor, b_BD: Tensor) -> bool:
-    is_empty_B = a_BD.abs().sum(1) == 0
-    cosines_B = torch.cosine_similarity(a_BD, b_BD, dim=1)
-    return bool((is_empty_B | (cosines_B >= MIN_COSINE)).all())
+    is_like_B = torch.cosine_similarity(a_BD, b_BD, dim=1) >= MIN_COSINE
+    is_none_B = (a_BD.abs().sum(1) == 0) | ~a_BD.isfinite().all(1) & ~b_BD.isfinite().all(1)
+    return bool((is_like_B | is_none_B).all())

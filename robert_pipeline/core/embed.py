@@ -43,7 +43,8 @@ class ChunkEncoder(Protocol):
         ...
 
     def __call__(self, batch: TokenBatch) -> NDArray[np.float32]:
-        """Vectors (B, D) of the sequences of a batch. May be called in `concurrency` threads at once.
+        """Vectors (B, D) of the sequences of a batch. May be called in several threads at once; each
+        `embed_texts` uses `concurrency` of them.
 
         Of so many batches it computes `computed_at_once` at the same time; with `pads`, each as a rectangle as wide as
         its longest sequence.

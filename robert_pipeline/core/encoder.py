@@ -4,10 +4,9 @@ Axes: N tokens of a batch, B chunks, D embedding. Never loads weights; `robert_p
 """
 
 import contextlib
-import math
 import threading
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -71,21 +70,21 @@ class Encoder:
         self._pooling = pooling
         self.device = device
         self.dimension = int(model.config.hidden_size)
-        self._hidden, self.way = token_states(self._model, pad_id=pad_id, kernel=kernel)
+        self._hidden, self._way = token_states(self._model, pad_id=pad_id, kernel=kernel)
         self.batch_tokens = CUDA_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
         """Tokens of a batch that the device is fastest with."""
         if isinstance(self._hidden, PackedModel):
             kinds = _layer_parts(device, elementwise, self.batch_tokens)
             if (parts := fuse_layers(self._hidden, kinds, only_firsts=pooling != "mean")) is not None:
-                self.way += f", {parts.way}"
+                self._way += f", {parts.way}"
         self._vectors: Callable[[TokenBatch], Tensor] = self._pooled
         self._computed_tokens = self._hidden.computed_tokens
+        self._graphed: GraphedVectors | None = None
         if device.type == "cuda" and isinstance(self._hidden, PackedModel):
-            self._vectors = GraphedVectors(self._hidden, pooling)
-            self._computed_tokens = self._vectors.computed_tokens
-            self.way += ", CUDA graphs"
+            self._vectors = self._graphed = GraphedVectors(self._hidden, pooling)
+            self._computed_tokens = self._graphed.computed_tokens
         if device.type == "cpu" and prepack_linears(self._model, batch_tokens=self.batch_tokens):
-            self.way += ", prepacked weights"
+            self._way += ", prepacked weights"
         self.pads = not isinstance(self._hidden, PackedModel)
         """Whether a batch is computed as a rectangle."""
         self.computed_at_once = 1 if device.type == "cuda" else torch.get_num_threads()
@@ -96,9 +95,14 @@ class Encoder:
         self._queueing = threading.Lock() if device.type == "cuda" else contextlib.nullcontext()
         self._counting = threading.Lock()
         self._use = EncoderUse()
-        self._taken = -math.inf
+        self._blocks, self._since = 0, 0.0
         if device.type == "cuda":
             _ = self.ceiling_tokens_per_second  # now: later, batches of several units share the device
+
+    @property
+    def way(self) -> str:
+        """How it computes here, for people."""
+        return self._way + (", CUDA graphs" if self._graphed is not None and self._graphed.graphs.is_possible else "")
 
     def prepare_thread(self) -> None:
         """One batch a core beats one batch over all cores: no waiting for one another at every operation."""
@@ -122,15 +126,28 @@ class Encoder:
         starts = on_device(batch.starts, self.device)
         return pool(self._hidden(batch), starts, self._pooling, self._model).float()
 
-    def take_use(self, *, started: float, ended: float) -> EncoderUse:
-        """What was computed since the last call, and what the machine's ceiling allows from `started` to `ended`.
+    @contextlib.contextmanager
+    def counting(self, clock: Callable[[], float]) -> Iterator[Callable[[], EncoderUse]]:
+        """Count what is computed in the block; the function takes what was, and what the machine's ceiling allows.
 
-        Seconds of one clock. Those that an earlier call has counted are not counted again.
+        `clock` gives seconds. Where blocks overlap, the first to take has what all have computed until then: only the
+        sum over them says something.
         """
         with self._counting:
-            use, self._use = self._use, EncoderUse()
-            seconds = max(0.0, ended - max(started, self._taken))
-            self._taken = max(ended, self._taken)
+            if not self._blocks:
+                self._since = clock()
+            self._blocks += 1
+        try:
+            yield partial(self._take_use, clock)
+        finally:
+            with self._counting:
+                self._blocks -= 1
+
+    def _take_use(self, clock: Callable[[], float]) -> EncoderUse:
+        with self._counting:
+            now = clock()
+            use, seconds = self._use, now - self._since
+            self._use, self._since = EncoderUse(), now
         return use + EncoderUse(ceiling_tokens=seconds * self.ceiling_tokens_per_second)
 
     @cached_property

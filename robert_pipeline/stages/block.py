@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from robert_pipeline.config import Chunking
 from robert_pipeline.core.embed import BatchBudget, EmbeddedChunks, embed_texts
 from robert_pipeline.core.reading import ReadTexts, read_texts
+from robert_pipeline.stages.at_once import StoppedError, Stopping
 from robert_pipeline.stages.progress import Done, report
 from robert_pipeline.storage.encoders import LoadedEncoder
 from robert_pipeline.storage.known_texts import FoundTexts, KnownTexts, chunk_places
@@ -38,6 +39,7 @@ class BlockEncoder:
     known: KnownTexts
     scratch: Path
     """A folder for rows that memory should not hold."""
+    is_stopping: Stopping = lambda: False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,13 +112,19 @@ def read_block(documents: Sequence[Document], encoder: BlockEncoder) -> ReadBloc
 
 
 def encoded(block: ReadBlock, encoder: BlockEncoder) -> Iterator[EmbeddedChunks]:
-    """The block's chunks and their vectors, a window after the other."""
+    """The block's chunks and their vectors, a window after the other. Raises StoppedError, between two batches."""
+
+    def on_encoded(tokens: int) -> None:
+        report(Done(stage="embedding", tokens=tokens))
+        if encoder.is_stopping():
+            raise StoppedError
+
     return embed_texts(
         block.read,
         frame=encoder.loaded.tokenizer.frame,
         encoder=encoder.loaded.encoder,
         budget=encoder.budget,
-        on_encoded=lambda tokens: report(Done(stage="embedding", tokens=tokens)),
+        on_encoded=on_encoded,
     )
 
 

@@ -16,6 +16,7 @@ from robert_pipeline.core.embed import BatchBudget
 from robert_pipeline.core.gpu_busy import GpuBusy
 from robert_pipeline.errors import EncoderError
 from robert_pipeline.native.allocator import give_back_memory
+from robert_pipeline.stages.at_once import Stopping
 from robert_pipeline.stages.block import BlockEncoder, BlockRows, encoded, place_name, read_block
 from robert_pipeline.stages.overlap import ahead, behind
 from robert_pipeline.stages.progress import Done, report
@@ -86,15 +87,22 @@ def require_planned(source: EncoderSource, found_fingerprint: str, expected_fing
 
 @lru_cache(maxsize=8)
 def _worker_budget(_encoder_fingerprint: str, batch_tokens: int) -> BatchBudget:
-    # One a process: what fitted into memory in one unit is what the next one starts with.
+    # One a process: what fitted into memory in one unit is what the next one starts with, and those beside it.
     return BatchBudget(tokens=batch_tokens)
 
 
-def embed_unit(unit: WorkUnit, job: EmbedJob, loaded: LoadedEncoder, *, clock: Clock = time.time) -> Counts:
+def embed_unit(
+    unit: WorkUnit,
+    job: EmbedJob,
+    loaded: LoadedEncoder,
+    *,
+    clock: Clock = time.time,
+    is_stopping: Stopping = lambda: False,
+) -> Counts:
     """Write the unit's shard unless it exists; return what became of its rows (nothing where it existed).
 
-    A text that the store's index knows is copied, not encoded. Raises CorpusError, StoreError or ConfigError; a row
-    that cannot be embedded becomes a reject.
+    A text that the store's index knows is copied, not encoded. Raises CorpusError, StoreError or ConfigError, and
+    StoppedError when `is_stopping` says so; a row that cannot be embedded becomes a reject.
     """
     store = open_store(job.store)
     path = store.embedding_path(job.key, unit.partition, unit.unit_id)
@@ -110,7 +118,9 @@ def embed_unit(unit: WorkUnit, job: EmbedJob, loaded: LoadedEncoder, *, clock: C
                 yield row
 
     with store.files.writing(path) as temporary:
-        header = _write_shard(temporary, documents(), job, loaded, store, rejects, clock=clock, of=unit)
+        header = _write_shard(
+            temporary, documents(), job, loaded, store, rejects, clock=clock, is_stopping=is_stopping, of=unit
+        )
         if job.replaces:
             # From here until the new shard is in place the unit counts as missing: its rejects are changing.
             store.files.delete(path)
@@ -125,7 +135,14 @@ def embed_unit(unit: WorkUnit, job: EmbedJob, loaded: LoadedEncoder, *, clock: C
     return header.counts
 
 
-def embed_shared(shared: SharedTexts, job: EmbedJob, loaded: LoadedEncoder, *, clock: Clock = time.time) -> Counts:
+def embed_shared(
+    shared: SharedTexts,
+    job: EmbedJob,
+    loaded: LoadedEncoder,
+    *,
+    clock: Clock = time.time,
+    is_stopping: Stopping = lambda: False,
+) -> Counts:
     """Write a shard of texts that several documents have, for their units to copy from; nothing where it exists.
 
     Raises what `embed_unit` raises. A text that cannot be embedded is left out: its units will reject it.
@@ -143,7 +160,10 @@ def embed_shared(shared: SharedTexts, job: EmbedJob, loaded: LoadedEncoder, *, c
                     yield replace(row, doc_id=place_name(row))
 
     with store.files.writing(path) as temporary:
-        return _write_shard(temporary, documents(), job, loaded, store, [], clock=clock, of=shared).counts
+        header = _write_shard(
+            temporary, documents(), job, loaded, store, [], clock=clock, is_stopping=is_stopping, of=shared
+        )
+    return header.counts
 
 
 def _write_shard(
@@ -155,19 +175,23 @@ def _write_shard(
     rejects: list[Reject],
     *,
     clock: Clock,
+    is_stopping: Stopping,
     of: WorkUnit | SharedTexts,
 ) -> ShardHeader:
     """Embed `documents` into a shard at `place`. `rejects`, to which the reading adds its own, gets those that fail."""
     loaded.check_fits(job.chunking)
     started = clock()
     writer = ShardWriter(place, dimension=loaded.encoder.dimension, vector_dtype=job.embedding.vector_dtype)
+    with _loading:
+        budget = _worker_budget(job.encoder_fingerprint, job.embedding.batch_tokens or loaded.encoder.batch_tokens)
     encoder = BlockEncoder(
         loaded=loaded,
         chunking=job.chunking,
-        budget=_worker_budget(job.encoder_fingerprint, job.embedding.batch_tokens or loaded.encoder.batch_tokens),
+        budget=budget,
         schema=writer.schema,
         known=KnownTexts(store, open_index(store, job.key), writer.schema),
         scratch=place.parent,
+        is_stopping=is_stopping,
     )
     is_unit, is_gpu = isinstance(of, WorkUnit), loaded.encoder.device.type == "cuda"
     counts = Counts()
@@ -181,23 +205,23 @@ def _write_shard(
         if is_unit:
             report(Done(stage="embedding", documents=done.counts.documents))
 
-    with GpuBusy(loaded.encoder.device) as gpu, behind() as later:
-        # A GPU, or half of two cores, would have nothing to do while texts are read and tokenised, and rows made and
-        # written.
-        blocks = (read_block(block, encoder) for block in _blocks(documents, job.embedding.block_bytes))
-        for block in ahead(blocks):
-            rows = BlockRows(block, encoder)
-            for window in encoded(block, encoder):
-                later(partial(rows.add, window))
-            later(partial(put_away, rows))
-            if not is_gpu:
-                give_back_memory()
+    # A GPU, or half of two cores, would have nothing to do while texts are read, and rows made and written.
+    blocks = (read_block(block, encoder) for block in _blocks(documents, job.embedding.block_bytes))
+    with loaded.encoder.counting(clock) as take_use:
+        with GpuBusy(loaded.encoder.device) as gpu, behind() as later:
+            for block in ahead(blocks):
+                rows = BlockRows(block, encoder)
+                for window in encoded(block, encoder):
+                    later(partial(rows.add, window))
+                later(partial(put_away, rows))
+                if not is_gpu:
+                    give_back_memory()
+        use = take_use() + gpu.use
     if is_gpu:  # once a unit: with many threads that allocate, each waits for it
         give_back_memory()
     if is_unit:
         report(Done(stage="embedding", documents=len(rejects)))
         counts += Counts(documents=len(rejects), rejected=len(rejects))
-    ended = clock()
     header = ShardHeader(
         encoder_fingerprint=job.encoder_fingerprint,
         chunking_fingerprint=job.chunking.fingerprint,
@@ -207,8 +231,8 @@ def _write_shard(
         dimension=loaded.encoder.dimension,
         vector_dtype=job.embedding.vector_dtype,
         run_id=job.run_id,
-        embed_seconds=ended - started,
-        encoder_use=loaded.encoder.take_use(started=started, ended=ended) + gpu.use,
+        embed_seconds=clock() - started,
+        encoder_use=use,
         encoder_name=job.encoder.name,
         source_fingerprint=job.source_fingerprint,
     )

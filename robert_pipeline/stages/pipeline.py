@@ -56,9 +56,9 @@ class EmbedUnits(beam.DoFn):  # type: ignore[misc]  # Beam has no types
 
         def embed(work: WorkUnit | SharedTexts) -> None:
             if isinstance(work, SharedTexts):
-                _telling(lambda: embed_shared(work, self._job, encoder))
+                _telling(lambda: embed_shared(work, self._job, encoder, is_stopping=under_way.is_stopping))
             else:
-                _telling(lambda: embed_unit(work, self._job, encoder))
+                _telling(lambda: embed_unit(work, self._job, encoder, is_stopping=under_way.is_stopping))
 
         with AtOnce(units_at_once(encoder.encoder.device.type)) as under_way:
             for work in works:

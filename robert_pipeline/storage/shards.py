@@ -43,6 +43,7 @@ class ShardHeader:
     run_id: str
     embed_seconds: float
     encoder_use: EncoderUse = field(default_factory=EncoderUse)
+    """Of the worker, since it last wrote a shard: of units that it embeds at once, only the sum says something."""
     encoder_name: str = ""
     """What the encoder was called, for people; nothing is decided by it."""
     source_fingerprint: str = ""

@@ -76,16 +76,38 @@ def test_what_was_computed_is_counted_once_and_padding_told_apart(tiny_folder):
     """A run would report another speed, hide its padding, or count a batch for two units."""
     model = AutoModel.from_pretrained(tiny_folder, dtype=torch.float32)
     encoder = Encoder(model, pooling="mean", pad_id=0, device=torch.device("cpu"))
-    for lengths in ((5, 3), (4, 4)):
-        encoder(TokenBatch.of([np.arange(100, 100 + n) for n in lengths]))
-    use = encoder.take_use(started=1.0, ended=3.0)
+    times = iter([1.0, 3.0, 4.0])
+    with encoder.counting(lambda: next(times)) as take_use:
+        for lengths in ((5, 3), (4, 4)):
+            encoder(TokenBatch.of([np.arange(100, 100 + n) for n in lengths]))
+        use, more = take_use(), take_use()
     assert (use.encoded_tokens, use.computed_tokens) == (16, 18)
     assert use.padding_share == pytest.approx(2 / 18)
     assert use.ceiling_tokens == pytest.approx(2 * encoder.ceiling_tokens_per_second)
     assert 0 < use.ceiling_share < 1
-    assert encoder.take_use(started=2.0, ended=2.5) == EncoderUse()  # of a unit that was begun meanwhile
-    assert encoder.take_use(started=2.0, ended=3.5).ceiling_tokens == pytest.approx(use.ceiling_tokens / 4)
+    assert (more.encoded_tokens, more.ceiling_tokens) == (0, pytest.approx(use.ceiling_tokens / 2))
     assert (EncoderUse().padding_share, EncoderUse().ceiling_share) == (0, 0)
+
+
+def test_seconds_of_units_that_overlap_are_counted_once(tiny_folder):
+    """The share of the ceiling would be a third of what it is where three units are embedded at once, or twice it."""
+    model = AutoModel.from_pretrained(tiny_folder, dtype=torch.float32)
+    encoder = Encoder(model, pooling="mean", pad_id=0, device=torch.device("cpu"))
+    now = 0.0
+    found = []
+    with encoder.counting(lambda: now) as take_long:
+        now = 50.0
+        with encoder.counting(lambda: now) as take_short:
+            now = 60.0
+            found.append(take_short())
+        now = 100.0
+        found.append(take_long())
+    now = 500.0
+    with encoder.counting(lambda: now) as take_later:
+        now = 510.0
+        found.append(take_later())
+    seconds = [use.ceiling_tokens / encoder.ceiling_tokens_per_second for use in found]
+    assert seconds == pytest.approx([60, 40, 10])
 
 
 def test_a_model_without_pooler_is_refused(tiny, tiny_folder):

@@ -9,6 +9,7 @@ import transformers
 
 from robert_pipeline.config import Chunking
 from robert_pipeline.core.chunk import cut
+from robert_pipeline.core.cuda_graphs import Graphs, Shape
 from robert_pipeline.core.embed import BatchBudget, embed_texts
 from robert_pipeline.core.encoder import Encoder
 from robert_pipeline.core.framing import Frame
@@ -61,7 +62,7 @@ def test_vectors_are_those_of_the_plain_model_in_float32(kind, pooling):
     ours = encoder(kind, pooling=pooling)
     assert "packed without padding" in ours.way
     first, again, by_graph = ours(batch), ours(batch), ours(batch)  # captured when a shape is met again
-    assert ours._vectors.graphs.is_possible
+    assert "CUDA graphs" in ours.way
     assert min(cosines(first, again).min(), cosines(first, by_graph).min()) > 0.9999
     plain = encoder(kind, precision=torch.float32, pooling=pooling)
     assert "padded" in plain.way
@@ -130,3 +131,19 @@ def test_graphs_of_several_shapes_share_memory_and_keep_their_vectors():
         found = list(threads.map(ours, batches * 8))
     for number, vectors in enumerate(found):
         assert cosines(vectors, expected[number % 3]).min() > 0.9999
+
+
+def test_what_cannot_be_captured_is_computed_without_a_graph():
+    """A model that waits for one of its values would end the run, or leave the thread in another stream."""
+
+    def compute(inputs, _shape):
+        return inputs[0] * float(inputs[0].sum())  # waits
+
+    graphs = Graphs(compute, CUDA, agree=torch.equal)
+    shape = Shape(tokens=4, sequences=1, longest=4)
+    own = torch.cuda.current_stream()
+    for _ in range(4):
+        made = graphs([torch.arange(4.0).pin_memory()], shape)
+        assert made.tolist() == [0, 6, 12, 18]
+    assert not graphs.is_possible
+    assert torch.cuda.current_stream() == own

@@ -25,6 +25,7 @@ from robert_pipeline.config import Embedding
 from robert_pipeline.core.chunk import cut
 from robert_pipeline.core.embed import WINDOW_CHUNKS, embed_texts
 from robert_pipeline.errors import ConfigError
+from robert_pipeline.stages.at_once import StoppedError
 from robert_pipeline.stages.embedding import embed_unit
 from robert_pipeline.stages.progress import listening
 from robert_pipeline.storage.content_index import refresh_index
@@ -222,6 +223,18 @@ def test_a_failing_encoder_leaves_nothing_behind(corpus, tmp_path, encoder):
     assert open_store(given_settings.store).files.list() == []
     assert missing_units(given_settings, encoder) == [unit]
     assert embed_missing(given_settings, encoder).embedded == 1
+
+
+def test_a_unit_that_is_told_to_stop_does_so_between_two_batches(corpus, tmp_path, encoder):
+    """Ctrl-C would wait for the units beside the one it met, however long their documents are."""
+    write_partition(corpus, "day=1", [text(n) for n in range(40)])
+    given_settings = settings_of(corpus, tmp_path / "store", embedding=Embedding(unit_bytes=1 << 20, block_bytes=200))
+    (unit,) = units_of(given_settings)
+    all_of_it = chunks_of(encoder, {text(n) for n in range(40)})
+    with pytest.raises(StoppedError):
+        embed_unit(unit, job_of(given_settings, encoder), encoder, is_stopping=lambda: encoder.encoder.sequences > 4)
+    assert 4 < encoder.encoder.sequences < all_of_it
+    assert open_store(given_settings.store).files.list() == []
 
 
 def test_chunks_longer_than_the_encoder_reads_are_refused_before_anything_is_read(corpus, tmp_path, encoder):

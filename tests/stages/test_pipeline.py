@@ -28,6 +28,7 @@ from robert_pipeline.stages.pipeline import (
     survey_pipeline,
 )
 from robert_pipeline.stages.scoring import ScoreJob, ShardName
+from robert_pipeline.storage.shards import open_shard
 from robert_pipeline.storage.store import open_store
 from robert_pipeline.types import SharedTexts
 from tests.projects import LABEL, elsewhere
@@ -182,12 +183,29 @@ def test_running_writes_every_shard_once(planned):
     assert paths == {entry.path for entry in store.files.list("embeddings")}
 
 
+def test_several_units_at_once_write_what_one_after_the_other_does(planned, tmp_path, monkeypatch):
+    """On a GPU units would share counts, rejects or rows that are not theirs."""
+    shards = []
+    for number, count in enumerate((1, 3)):
+        monkeypatch.setattr(stages, "units_at_once", lambda _kind, count=count: count)
+        job = dataclasses.replace(planned.job, store=str(tmp_path / f"store-{number}"))
+        embed_units(planned.missing, job, Engine())
+        files = open_store(job.store).files
+        found = [open_shard(files, entry.path) for entry in files.list("embeddings")]
+        shards.append({(shard.path, shard.header.counts): shard.load().file.read() for shard in found})
+    one, three = shards
+    assert len(planned.missing) > 2
+    assert one.keys() == three.keys()
+    for key, rows in one.items():
+        assert three[key].drop_columns("vector").equals(rows.drop_columns("vector"))
+
+
 @pytest.mark.parametrize("kind", RobertError.__subclasses__(), ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("where", ["setup", "process"])
 def test_a_worker_s_error_comes_back_as_it_was(planned, monkeypatch, kind, where):
     """The user would see an engine's traceback instead of the problem and its fix."""
 
-    def fail(*_):
+    def fail(*_, **__):
         raise kind("file 'x\"\n<y>' is bad", fix="Mend it")
 
     monkeypatch.setattr(stages, "worker_encoder" if where == "setup" else "embed_unit", fail)
@@ -211,7 +229,7 @@ def test_a_damaged_corpus_file_is_named_through_the_engine(project, planned, tmp
 def test_an_error_nobody_foresaw_keeps_its_cause(planned, monkeypatch):
     """A bug would be shown as a user's mistake, or hide where it is."""
 
-    def fail(*_):
+    def fail(*_, **__):
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(stages, "embed_unit", fail)
@@ -222,7 +240,7 @@ def test_an_error_nobody_foresaw_keeps_its_cause(planned, monkeypatch):
 def test_ctrl_c_in_a_worker_stops_the_run(planned, monkeypatch):
     """Ctrl-C would be reported as an error, and the run would not be called stopped."""
 
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stages, "embed_unit", interrupt)

@@ -64,7 +64,7 @@ class Workers:
 
 
 GradientsOf = Callable[[Batch], tuple[Tensor, list[Tensor]]]
-"""Weighted sum of a batch's losses, and its gradients in float32. They may be overwritten by the next call."""
+"""Weighted sum of a batch's losses, and its gradients. They may be overwritten by the next call."""
 
 
 def step_gradients(gradients_of: GradientsOf, batches: Sequence[Batch], workers: Workers) -> Gradients:
@@ -81,18 +81,17 @@ def step_gradients(gradients_of: GradientsOf, batches: Sequence[Batch], workers:
             return Gradients(loss=float(loss), of=gradients)
         losses.append(loss.clone())
         if sums:
-            torch._foreach_add_(sums, gradients)
+            torch._foreach_add_(sums, [gradient.float() for gradient in gradients])
         else:
-            sums = [gradient.clone() for gradient in gradients]
+            sums = [gradient.to(torch.float32, copy=True) for gradient in gradients]
     return Gradients(loss=float(sum(losses)), of=sums)
 
 
 def loss_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Of every parameter, float32; zeros for one that the loss does not depend on."""
+    """Of every parameter; zeros for one that the loss does not depend on."""
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return [
-        torch.zeros_like(p, dtype=torch.float32) if gradient is None else gradient.float()
-        for gradient, p in zip(found, parameters, strict=True)
+        torch.zeros_like(p) if gradient is None else gradient for gradient, p in zip(found, parameters, strict=True)
     ]
 
 

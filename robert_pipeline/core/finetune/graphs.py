@@ -25,10 +25,11 @@ GradientsOfVectors = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, list[Tenso
 
 
 class GraphedGradients:
-    """A batch's loss and gradients on a CUDA device, until the next call; see `Graphs`."""
+    """A batch's loss and float32 gradients on a CUDA device, until the next call; see `Graphs`."""
 
     def __init__(self, packed: PackedModel, pooling: Pooled, gradients: GradientsOfVectors) -> None:
         self._packed, self._pooling, self._gradients = packed, pooling, gradients
+        self._gradients_made: list[Tensor] = []
         # Dropout makes every call another.
         self.graphs = Graphs(self._compute, packed.model.device, agree=lambda _plain, _made: True)
 
@@ -41,7 +42,11 @@ class GraphedGradients:
     def _compute(self, inputs: Sequence[Tensor], shape: Shape) -> tuple[Tensor, list[Tensor]]:
         values, targets, weights_B = inputs
         vectors_BD = filled_vectors(self._packed, self._pooling, values, shape)
-        return self._gradients(vectors_BD, targets, weights_B)
+        loss, gradients = self._gradients(vectors_BD, targets, weights_B)
+        if not self._gradients_made:  # by the first batch, which no graph computes: one set for all shapes
+            self._gradients_made = [torch.empty_like(gradient, dtype=torch.float32) for gradient in gradients]
+        torch._foreach_copy_(self._gradients_made, gradients)
+        return loss, self._gradients_made
 
 
 def _padded(values: NDArray[Number], length: int) -> Tensor:

@@ -179,7 +179,6 @@ class Finetuning:
         self._gradients_of: GradientsOf = self._batch_gradients
         if model.device.type == "cuda" and isinstance(self._states, PackedModel):
             self._gradients_of = GraphedGradients(self._states, pooling, self._vector_gradients)
-            self.way += ", CUDA graphs"
         self._clock = clock
         self._batch_tokens = config.batch_tokens or (
             2 * config.step_tokens if model.device.type == "cuda" else CPU_BATCH_TOKENS
@@ -267,13 +266,14 @@ class Finetuning:
                 special_tokens=len(documents.frame),
                 workers=self._workers.count,
             )
+            batches_of_step = [documents.batch(part.chunks, part.weights) for part in parts]
             try:
-                batches_of_step = [documents.batch(part.chunks, part.weights) for part in parts]
                 return step_gradients(self._gradients_of, batches_of_step, self._workers)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or len(parts) == len(step.chunks):
                     raise
-                self._batch_tokens //= 2
+                largest = max(len(batch.tokens.token_ids) for batch in batches_of_step)
+                self._batch_tokens = min(self._batch_tokens, largest) // 2
                 log.warning("out of memory: batches of %d tokens from here on", self._batch_tokens)
 
     def _batch_gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:

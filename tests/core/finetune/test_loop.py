@@ -10,6 +10,7 @@ import transformers
 from transformers import BertConfig, BertModel
 
 from robert_pipeline.config import Chunking, FinetuneConfig
+from robert_pipeline.core import cuda_graphs
 from robert_pipeline.core.chunk import cut
 from robert_pipeline.core.finetune import loop
 from robert_pipeline.core.finetune import pace as paces
@@ -350,6 +351,21 @@ def test_a_senseless_setting_is_named(name):
     """A run would fail hours later, in words of the framework."""
     with pytest.raises(ConfigError, match=name):
         FinetuneConfig(**{name: -1})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gradients_by_graph_are_those_without(monkeypatch):
+    """Fine-tuning on a GPU would follow another slope, or the one of an earlier batch."""
+    found = {}
+    for captured_at in (2, 10**9):
+        monkeypatch.setattr(cuda_graphs, "CAPTURED_AT", captured_at)
+        config = replace(CONFIG, epochs=2, batch_tokens=100)  # several batches a step
+        steps = []
+        training = finetuning(config, model=encoder().to("cuda", torch.bfloat16))
+        training.run(LEARN, HELD_OUT, watchers=Watchers(on_step=steps.append))
+        found[captured_at] = [step.loss for step in steps]
+    assert found[2] == pytest.approx(found[10**9], rel=0.05)
 
 
 @pytest.mark.gpu
