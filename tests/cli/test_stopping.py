@@ -1,6 +1,7 @@
 """Runs that are stopped, and readers that stop reading."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tests.projects import LABEL, elsewhere, texts
 
 ROOT = Path(__file__).resolve().parents[2]
 ROBERT = [sys.executable, "-c", "from robert_pipeline.cli import main; main()"]
+IN_SHELL = shlex.join(ROBERT)
 DOCUMENTS = 600
 PATIENCE_SECONDS = 120
 MANY_ROWS = "FROM range(20000)"
@@ -71,10 +73,9 @@ def test_a_stopped_run_is_run_again_and_keeps_what_it_did(settings, tmp_path, ho
     out, err = stop(process, how)
     assert out == ""
     if how == signal.SIGINT:
-        assert (process.returncode, err) == (
-            130,
-            "stopped; what is done is kept: run the same command again to go on\n",
-        )
+        assert err == "stopped; what is done is kept: run the same command again to go on\n"
+        # A later signal may meet a process that is leaving: a shell shows 130 for both.
+        assert process.returncode in (130, -signal.SIGINT)
     before = shards(settings)
     assert 3 <= len(before) < DOCUMENTS, err
     report = embed(settings, run_id="again")
@@ -88,10 +89,7 @@ def test_a_reader_that_stops_reading_is_no_error(project, tmp_path, option):
     """`robert query … | head` would end in a traceback."""
     settings = elsewhere(project, tmp_path)
     label(settings, plan(settings, partitions=[LABEL], run_id="r"))
-    script = (
-        f"{sys.executable} -c 'from robert_pipeline.cli import main; main()' query {option} "
-        f"'{MANY_ROWS}' --warehouse {settings.warehouse.uri} | head -1"
-    )
+    script = f"{IN_SHELL} query {option} '{MANY_ROWS}' --warehouse {settings.warehouse.uri} | head -1"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.count("\n") == 1
@@ -102,8 +100,7 @@ def test_a_reader_that_stops_reading_is_no_error(project, tmp_path, option):
 def test_closed_streams_are_no_error(project, tmp_path, closed):
     """A scheduler that gives a process no stdin or no stdout would make every run fail."""
     script = (
-        f"{sys.executable} -c 'from robert_pipeline.cli import main; main()' plan --corpus {project.corpus} "
-        f"--store {tmp_path}/store --encoder {project.encoder.name} {closed}"
+        f"{IN_SHELL} plan --corpus {project.corpus} --store {tmp_path}/store --encoder {project.encoder.name} {closed}"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(["bash", "-c", script], env=environment, cwd=tmp_path, check=True, capture_output=True)

@@ -64,6 +64,7 @@ def test_fused_layers_give_the_model_s_own_hidden_states(kernels, kind, parts):
     assert torch.cosine_similarity(before, after, dim=1).min() > 0.9995
 
 
+@pytest.mark.skipif(" " in torch.__file__, reason="torch compiles nothing for a CPU from a path with a space")
 def test_parts_are_compiled_once_for_batches_of_every_size(kernels):
     """Every new size of batch would be compiled for seconds, and after some of them none any more."""
     made = model()
