@@ -20,7 +20,7 @@ from torch import Tensor
 
 from robert_pipeline.core.packed_model import MIN_COSINE, PackedModel
 from robert_pipeline.core.pooling import Pooled, pool
-from robert_pipeline.core.token_batch import TokenBatch
+from robert_pipeline.core.token_batch import TokenBatch, pinned
 
 log = logging.getLogger(__name__)
 
@@ -48,28 +48,15 @@ def shape_of(batch: TokenBatch, *, tokens_step: int = TOKENS_STEP) -> Shape:
     tokens = -(-own // tokens_step) * tokens_step
     if own < tokens_step:
         tokens = max(LEAST_TOKENS, 1 << (own - 1).bit_length())
-    # No filler is longer than what the batch holds: a model may know no more positions.
     sequences = max(LEAST_SEQUENCES, len(batch) + -(-(tokens - own) // longest))
     longest = -(-longest // LONGEST_STEP) * LONGEST_STEP
     return Shape(tokens=tokens, sequences=1 << (sequences - 1).bit_length(), longest=longest)
 
 
-def write_filled(batch: TokenBatch, shape: Shape, values: NDArray[np.int32]) -> None:
-    """Token ids (N,), then starts (B + 1,), filled up: behind the batch's own come sequences of id 0, empty ones."""
-    own = len(batch.token_ids)
-    values[:own] = batch.token_ids
-    values[own : shape.tokens] = 0
-    starts = values[shape.tokens :]
-    starts[: len(batch.starts)] = batch.starts
-    fillers = np.arange(1, shape.sequences - len(batch) + 1)
-    starts[len(batch.starts) :] = np.minimum(own + int(batch.lengths_B.max()) * fillers, shape.tokens)
-
-
-def filled(batch: TokenBatch, shape: Shape) -> Tensor:
-    """As `write_filled` writes it, in memory that a device copies from without waiting."""
-    values = torch.empty(shape.tokens + shape.sequences + 1, dtype=torch.int32, pin_memory=True)
-    write_filled(batch, shape, values.numpy())
-    return values
+def filled(batch: TokenBatch, shape: Shape) -> NDArray[np.int32]:
+    """Token ids (N,), then starts (B + 1,), of the batch filled up to the shape."""
+    whole = batch.filled(shape.tokens, filler_tokens=shape.longest, sequences=shape.sequences)
+    return np.concatenate([whole.token_ids, whole.starts], dtype=np.int32, casting="same_kind")
 
 
 def filled_vectors(packed: PackedModel, pooling: Pooled, values: Tensor, shape: Shape) -> Tensor:
@@ -113,7 +100,7 @@ class Graphs(Generic[Made]):
         """Until a capture fails."""
 
     def __call__(self, inputs: Sequence[Tensor], shape: Shape) -> Made:
-        """What is made of pinned `inputs`, which decide their sizes by `shape` alone."""
+        """What is made of pinned `inputs`, whose sizes `shape` alone decides."""
         self._seen[shape] += 1
         captured = self._captured.get(shape)
         try:
@@ -170,7 +157,12 @@ class GraphedVectors:
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Vectors (B, D), float32, on the device; to be copied from there before the next call."""
         shape = shape_of(batch)
-        return self.graphs([filled(batch, shape)], shape)[: len(batch)]
+        return self.graphs([pinned(filled(batch, shape))], shape)[: len(batch)]
+
+    @property
+    def way(self) -> str:
+        """How they are computed, for people; empty where no graph can be."""
+        return "CUDA graphs" if self.graphs.is_possible else ""
 
     def computed_tokens(self, batch: TokenBatch) -> int:
         """The batch's, and those that fill it up."""

@@ -21,6 +21,7 @@ from robert_pipeline.core.packed_layers import fuse_layers
 from robert_pipeline.core.packed_model import (
     AttentionKernel,
     PackedModel,
+    TokenStates,
     prepack_linears,
     token_states,
 )
@@ -48,6 +49,21 @@ def fast_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
     return "float32"
 
 
+class _Vectors:
+    """One vector a sequence, operation by operation."""
+
+    way = ""
+
+    def __init__(self, hidden: TokenStates, pooling: Pooled, model: "PreTrainedModel") -> None:
+        self._hidden, self._pooling, self._model = hidden, pooling, model
+        self.computed_tokens = hidden.computed_tokens
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """Vectors (B, D), float32, on the model's device."""
+        starts = on_device(batch.starts, self._model.device)
+        return pool(self._hidden(batch), starts, self._pooling, self._model).float()
+
+
 class Encoder:
     """A model in inference mode on one device. Chunks in a batch do not see one another.
 
@@ -67,25 +83,23 @@ class Encoder:
     ) -> None:
         self._shapes = linear_shapes(model)
         self._model = model.to(device).eval()  # type: ignore[arg-type]  # transformers annotates `to` for its own types
-        self._pooling = pooling
         self.device = device
         self.dimension = int(model.config.hidden_size)
-        self._hidden, self._way = token_states(self._model, pad_id=pad_id, kernel=kernel)
+        hidden, self._way = token_states(self._model, pad_id=pad_id, kernel=kernel)
         self.batch_tokens = CUDA_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
         """Tokens of a batch that the device is fastest with."""
-        if isinstance(self._hidden, PackedModel):
+        if isinstance(hidden, PackedModel):
             kinds = _layer_parts(device, elementwise, self.batch_tokens)
-            if (parts := fuse_layers(self._hidden, kinds, only_firsts=pooling != "mean")) is not None:
+            if (parts := fuse_layers(hidden, kinds, only_firsts=pooling != "mean")) is not None:
                 self._way += f", {parts.way}"
-        self._vectors: Callable[[TokenBatch], Tensor] = self._pooled
-        self._computed_tokens = self._hidden.computed_tokens
-        self._graphed: GraphedVectors | None = None
-        if device.type == "cuda" and isinstance(self._hidden, PackedModel):
-            self._vectors = self._graphed = GraphedVectors(self._hidden, pooling)
-            self._computed_tokens = self._graphed.computed_tokens
+        self._vectors: _Vectors | GraphedVectors
+        if device.type == "cuda" and isinstance(hidden, PackedModel):
+            self._vectors = GraphedVectors(hidden, pooling)
+        else:
+            self._vectors = _Vectors(hidden, pooling, self._model)
         if device.type == "cpu" and prepack_linears(self._model, batch_tokens=self.batch_tokens):
             self._way += ", prepacked weights"
-        self.pads = not isinstance(self._hidden, PackedModel)
+        self.pads = not isinstance(hidden, PackedModel)
         """Whether a batch is computed as a rectangle."""
         self.computed_at_once = 1 if device.type == "cuda" else torch.get_num_threads()
         """Batches that the device works on at the same time."""
@@ -102,7 +116,7 @@ class Encoder:
     @property
     def way(self) -> str:
         """How it computes here, for people."""
-        return self._way + (", CUDA graphs" if self._graphed is not None and self._graphed.graphs.is_possible else "")
+        return ", ".join(filter(None, [self._way, self._vectors.way]))
 
     def prepare_thread(self) -> None:
         """One batch a core beats one batch over all cores: no waiting for one another at every operation."""
@@ -119,12 +133,8 @@ class Encoder:
         vectors = coming.wait()
         tokens = len(batch.token_ids)
         with self._counting:
-            self._use += EncoderUse(encoded_tokens=tokens, computed_tokens=self._computed_tokens(batch))
+            self._use += EncoderUse(encoded_tokens=tokens, computed_tokens=self._vectors.computed_tokens(batch))
         return vectors
-
-    def _pooled(self, batch: TokenBatch) -> Tensor:
-        starts = on_device(batch.starts, self.device)
-        return pool(self._hidden(batch), starts, self._pooling, self._model).float()
 
     @contextlib.contextmanager
     def counting(self, clock: Callable[[], float]) -> Iterator[Callable[[], EncoderUse]]:

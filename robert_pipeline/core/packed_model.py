@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ATTENTION_NAME = "robert_packed"
 TRIAL_LENGTHS = (131, 7, 200, 64, 1, 180)
-SHAPE_TOKENS = 256
+SHAPE_TOKENS, FILLER_TOKENS = 256, 32
 MIN_COSINE = 0.999
 """Between a token's vector packed and padded; bfloat16 alone keeps 0.9999."""
 
@@ -121,7 +121,7 @@ class PackedModel:
         device, tokens = self.model.device, len(batch.token_ids)
         if device.type == "cpu":
             # oneDNN compiles and keeps a product for each number of rows that it meets: few and round numbers.
-            batch = batch.filled(self.computed_tokens(batch))
+            batch = batch.filled(self.computed_tokens(batch), filler_tokens=FILLER_TOKENS)
         starts = batch.starts if device.type == "cpu" else batch.starts.astype(np.int32)
         positions_N = on_device(batch.positions(), device) if self._takes_positions else None
         longest = int(batch.lengths_B.max())

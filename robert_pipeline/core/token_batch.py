@@ -12,8 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-FILLER_TOKENS = 32
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenBatch:
@@ -40,10 +38,15 @@ class TokenBatch:
             starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         )
 
-    def filled(self, tokens: int) -> "TokenBatch":
-        """So many tokens: sequences of id 0 and of at most FILLER_TOKENS stand behind the others."""
-        own = len(self.token_ids)
-        ends = np.minimum(np.arange(own + FILLER_TOKENS, tokens + FILLER_TOKENS, FILLER_TOKENS), tokens)
+    def filled(self, tokens: int, *, filler_tokens: int, sequences: int = 0) -> "TokenBatch":
+        """So many tokens: behind the batch's own come sequences of id 0, each of at most `filler_tokens`.
+
+        None is longer than what the batch holds: a model may know no more positions. Empty ones behind them make
+        `sequences` of them all.
+        """
+        own, length = len(self.token_ids), min(filler_tokens, int(self.lengths_B.max()))
+        fillers = max(-(-(tokens - own) // length), sequences - len(self))
+        ends = np.minimum(own + length * np.arange(1, fillers + 1), tokens)
         return TokenBatch(
             token_ids=np.concatenate([self.token_ids, np.zeros(tokens - own, np.int64)]),
             starts=np.concatenate([self.starts, ends]),
@@ -61,8 +64,12 @@ def first_tokens(starts: Tensor, tokens: int) -> Tensor:
 
 def on_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
     """The values there, without waiting for what the device is doing."""
-    tensor = torch.from_numpy(values)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    return torch.from_numpy(values) if device.type == "cpu" else pinned(values).to(device, non_blocking=True)
+
+
+def pinned(values: NDArray[np.generic]) -> Tensor:
+    """A copy in memory that a GPU copies from without being waited for."""
+    return torch.from_numpy(values).pin_memory()
 
 
 class FromDevice:

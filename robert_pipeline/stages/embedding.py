@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
+import pyarrow as pa
+
 from robert_pipeline.config import Chunking, Columns, Embedding, EncoderSource
 from robert_pipeline.core.embed import BatchBudget
 from robert_pipeline.core.gpu_busy import GpuBusy
@@ -182,17 +184,7 @@ def _write_shard(
     loaded.check_fits(job.chunking)
     started = clock()
     writer = ShardWriter(place, dimension=loaded.encoder.dimension, vector_dtype=job.embedding.vector_dtype)
-    with _loading:
-        budget = _worker_budget(job.encoder_fingerprint, job.embedding.batch_tokens or loaded.encoder.batch_tokens)
-    encoder = BlockEncoder(
-        loaded=loaded,
-        chunking=job.chunking,
-        budget=budget,
-        schema=writer.schema,
-        known=KnownTexts(store, open_index(store, job.key), writer.schema),
-        scratch=place.parent,
-        is_stopping=is_stopping,
-    )
+    encoder = _block_encoder(job, loaded, store, writer.schema, scratch=place.parent, is_stopping=is_stopping)
     is_unit, is_gpu = isinstance(of, WorkUnit), loaded.encoder.device.type == "cuda"
     counts = Counts()
 
@@ -217,7 +209,7 @@ def _write_shard(
                 if not is_gpu:
                     give_back_memory()
         use = take_use() + gpu.use
-    if is_gpu:  # once a unit: with many threads that allocate, each waits for it
+    if is_gpu:  # once a unit, of which there are several at once
         give_back_memory()
     if is_unit:
         report(Done(stage="embedding", documents=len(rejects)))
@@ -238,6 +230,22 @@ def _write_shard(
     )
     writer.close(header)
     return header
+
+
+def _block_encoder(
+    job: EmbedJob, loaded: LoadedEncoder, store: Store, schema: pa.Schema, *, scratch: Path, is_stopping: Stopping
+) -> BlockEncoder:
+    with _loading:
+        budget = _worker_budget(job.encoder_fingerprint, job.embedding.batch_tokens or loaded.encoder.batch_tokens)
+    return BlockEncoder(
+        loaded=loaded,
+        chunking=job.chunking,
+        budget=budget,
+        schema=schema,
+        known=KnownTexts(store, open_index(store, job.key), schema),
+        scratch=scratch,
+        is_stopping=is_stopping,
+    )
 
 
 def _blocks(documents: Iterator[Document], block_bytes: int) -> Iterator[list[Document]]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernels import compiled
 
-from robert_pipeline.core.cuda_graphs import LEAST_TOKENS, TOKENS_STEP, filled_vectors, shape_of, write_filled
+from robert_pipeline.core.cuda_graphs import LEAST_TOKENS, TOKENS_STEP, filled, filled_vectors, shape_of
 from robert_pipeline.core.encoder import Encoder
 from robert_pipeline.core.packed_model import PackedModel, first_position
 from robert_pipeline.core.pooling import pool
@@ -22,10 +22,10 @@ def batch_of(lengths):
     return TokenBatch.of([np.arange(1, n + 1) for n in lengths])
 
 
-def filled(batch):
+def ids_and_starts(batch):
     shape = shape_of(batch)
-    values = np.full(shape.tokens + shape.sequences + 1, -1, np.int32)
-    write_filled(batch, shape, values)
+    values = filled(batch, shape)
+    assert values.dtype == np.int32
     return shape, values[: shape.tokens], values[shape.tokens :]
 
 
@@ -33,7 +33,7 @@ def filled(batch):
 def test_a_filled_batch_is_the_batch_and_nothing_that_is_longer(lengths):
     """A chunk would get another's tokens, or a filler would be cut by the kernel and read what nobody wrote."""
     batch = batch_of(lengths)
-    shape, ids, starts = filled(batch)
+    shape, ids, starts = ids_and_starts(batch)
     own = len(batch.token_ids)
     assert np.array_equal(ids[:own], batch.token_ids)
     assert (ids[own:] == 0).all()
@@ -90,7 +90,7 @@ def test_a_filled_batch_gets_the_model_s_own_vectors(kind, positions, pooling):
     packed = PackedModel(made, compiled(packed_attention), first_position=first_position(made))
     states = packed.states
     packed.states = lambda ids, places, starts, longest: states(ids, places, starts.long(), longest)  # as the CPU reads
-    shape, ids, starts = filled(batch)
+    shape, ids, starts = ids_and_starts(batch)
     with torch.inference_mode():
         values = torch.from_numpy(np.concatenate([ids, starts]))
         vectors = filled_vectors(packed, pooling, values, shape)[: len(batch)]

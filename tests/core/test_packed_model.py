@@ -201,11 +201,12 @@ def test_positions_count_from_where_the_family_counts():
 def test_a_filled_batch_has_its_sequences_first_and_a_round_number_of_tokens(lengths, multiple):
     """Filling would change what is embedded, or leave as many shapes as before."""
     plain = TokenBatch.of([np.arange(1, n + 1) for n in lengths])
-    filled = plain.filled(-(-len(plain.token_ids) // multiple) * multiple)
+    filled = plain.filled(-(-len(plain.token_ids) // multiple) * multiple, filler_tokens=32)
     assert len(filled.token_ids) % multiple == 0
     assert len(filled.token_ids) - len(plain.token_ids) < multiple
     assert filled.starts[-1] == len(filled.token_ids)
     assert (filled.lengths_B > 0).all()
+    assert filled.lengths_B.max() == max(lengths)
     assert np.array_equal(filled.starts[: len(plain.starts)], plain.starts)
     assert np.array_equal(filled.token_ids[: len(plain.token_ids)], plain.token_ids)
 
@@ -215,5 +216,5 @@ def test_fillers_count_as_padding(kernel):
     made = model()
     packed = PackedModel(made, kernel, first_position=0)
     batch = TokenBatch.of([np.arange(10, 210), np.arange(10, 90)])
-    assert packed.computed_tokens(batch) == len(batch.filled(512).token_ids) == 512
+    assert packed.computed_tokens(batch) == len(batch.filled(512, filler_tokens=32).token_ids) == 512
     assert packed.computed_tokens(TokenBatch.of([np.arange(256)])) == 256

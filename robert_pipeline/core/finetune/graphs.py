@@ -15,6 +15,7 @@ from robert_pipeline.core.cuda_graphs import Graphs, Shape, filled, filled_vecto
 from robert_pipeline.core.finetune.gradients import Batch
 from robert_pipeline.core.packed_model import PackedModel
 from robert_pipeline.core.pooling import Pooled
+from robert_pipeline.core.token_batch import pinned
 
 TOKENS_STEP = 1024
 
@@ -37,7 +38,7 @@ class GraphedGradients:
         """What fills a batch up weighs nothing."""
         shape = shape_of(batch.tokens, tokens_step=TOKENS_STEP)
         targets, weights_B = (_padded(values, shape.sequences) for values in (batch.targets, batch.weights))
-        return self.graphs([filled(batch.tokens, shape), targets, weights_B], shape)
+        return self.graphs([pinned(filled(batch.tokens, shape)), targets, weights_B], shape)
 
     def _compute(self, inputs: Sequence[Tensor], shape: Shape) -> tuple[Tensor, list[Tensor]]:
         values, targets, weights_B = inputs
@@ -52,4 +53,4 @@ class GraphedGradients:
 def _padded(values: NDArray[Number], length: int) -> Tensor:
     wide = np.zeros((length, *values.shape[1:]), values.dtype)
     wide[: len(values)] = values
-    return torch.from_numpy(wide).pin_memory()
+    return pinned(wide)
