@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from robert_pipeline.config import Chunking, Columns, Embedding
 from robert_pipeline.core.plan import plan_units, repeated_ids
+from robert_pipeline.errors import CorpusError
 from robert_pipeline.stages.embedding import EmbedJob
 from robert_pipeline.storage.corpus import open_corpus
 from robert_pipeline.storage.encoders import identify_encoder
@@ -58,6 +60,21 @@ def read_corpus(uri, partition="all", *, unit_bytes=8 << 20, columns=COLUMNS):
     corpus = open_corpus(str(uri), columns)
     units = plan_partition(uri, partition, unit_bytes=unit_bytes, columns=columns)
     return [row for unit in units for row in corpus.read(unit)]
+
+
+def look(uri, partition=None):
+    """Find the corpus and the fragments of one or all partitions, as planning does."""
+    corpus = open_corpus(str(uri), COLUMNS)
+    return [corpus.fragments(name) for name in ([partition] if partition else corpus.partitions())]
+
+
+def complaint(uri, *, partition=None):
+    """What a run over the corpus is told before anything is read."""
+    with pytest.raises(CorpusError) as raised:
+        look(uri, partition)
+    assert raised.value.fix
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
 def outcomes(rows):
