@@ -1,8 +1,9 @@
 """What `robert fit` is worth: accuracy and calibration on documents it has never seen, beside TF-IDF on the same split.
 
 Takes any Parquet file with doc_id, text and label; BBC News where none is named. A fifth of the documents, chosen by a
-hash of the text (or the file given with `--test`), is put aside before anything is learned. Every seed fits a model of
-its own with `robert fit` and labels the documents put aside with `robert predict`, as a user would.
+hash of the text (or the file given with `--test`), is put aside before anything is learned; with `--unrelated` a fifth
+of the groups of related documents, so that no thread, book or film is on both sides. Every seed fits a model of its own
+with `robert fit` and labels the documents put aside with `robert predict`, as a user would.
 
 The expected calibration error of few documents is above zero even where every probability is true; what it is then,
 for probabilities like the model's, is shown beside it.
@@ -21,12 +22,16 @@ from robert_pipeline.config import EncoderSource, FinetuneConfig, Settings, Trai
 from robert_pipeline.core.metrics import calibration_score
 from robert_pipeline.core.split import text_fractions, text_keys
 from robert_pipeline.core.tfidf import tfidf_margins
+from robert_pipeline.runs.finetune import read_material
 from robert_pipeline.runs.fit import fit
 from robert_pipeline.runs.plan import plan
 from robert_pipeline.runs.predict import predict
+from robert_pipeline.storage.encoders.checkpoint import load_checkpoint
 
 COLUMNS = ["doc_id", "text", "label"]
 DRAWS = 50
+SALT, SHARE = "benchmark", 0.2
+"""Of the documents put aside."""
 
 
 def main() -> None:
@@ -34,6 +39,7 @@ def main() -> None:
     parser = options(__doc__ or "")
     parser.add_argument("corpus", nargs="?", type=Path, help="a Parquet file with doc_id, text, label [BBC News]")
     parser.add_argument("--test", type=Path, help="judge on this file [a fifth of the corpus]")
+    parser.add_argument("--unrelated", action="store_true", help="put whole groups of related documents aside")
     parser.add_argument("--documents", type=int, help="use at most so many documents of the corpus")
     parser.add_argument("--encoder", default="", help="folder or hub name [MiniLM-L6 from the demo's package]")
     parser.add_argument("--seeds", type=int, default=3, help="models to fit")
@@ -42,11 +48,15 @@ def main() -> None:
     rows = pq.read_table(chosen.corpus, columns=COLUMNS) if chosen.corpus else _bbc()
     if chosen.documents or chosen.quick:
         rows = _some(rows, chosen.documents or 200)
-    learn, test = (rows, pq.read_table(chosen.test, columns=COLUMNS)) if chosen.test else _split(rows)
+    encoder = chosen.encoder or _minilm()
+    if chosen.test:
+        learn, test = rows, pq.read_table(chosen.test, columns=COLUMNS)
+    else:
+        learn, test = _split(rows, _unrelated(rows, encoder) if chosen.unrelated else _fractions(rows, SALT) < SHARE)
     labels = sorted(set(learn.column("label").to_pylist()))
     truth = np.array([labels.index(label) for label in test.column("label").to_pylist()])
     minutes, seeds = (3.0, 1) if chosen.quick else (chosen.max_minutes, chosen.seeds)
-    found = [_fitted(learn, test, labels, truth, chosen.encoder or _minilm(), minutes, seed) for seed in range(seeds)]
+    found = [_fitted(learn, test, labels, truth, encoder, minutes, seed) for seed in range(seeds)]
     rival = _tfidf_accuracy(learn, test, labels, truth)
     accuracy, error, chance, taken = (tuple(values) for values in zip(*found, strict=True))
     show(
@@ -122,13 +132,27 @@ def _tfidf_accuracy(learn: pa.Table, test: pa.Table, labels: list[str], truth: n
     return float((chosen == truth).mean())
 
 
+def _text_keys(rows: pa.Table) -> np.ndarray:
+    return text_keys([text_hash(text.encode()) for text in rows.column("text").to_pylist()])
+
+
 def _fractions(rows: pa.Table, salt: str) -> np.ndarray:
-    hashes = [text_hash(text.encode()) for text in rows.column("text").to_pylist()]
-    return text_fractions(text_keys(hashes), salt)
+    return text_fractions(_text_keys(rows), salt)
 
 
-def _split(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
-    test = _fractions(rows, "benchmark") < 0.2
+def _unrelated(rows: pa.Table, encoder: str) -> np.ndarray:
+    """Which documents to put aside, so that none of them is related to one that is left, as `robert fit` finds them."""
+    training = TrainingConfig(split=SALT, validation_fraction=SHARE)
+    with tempfile.TemporaryDirectory(prefix="robert-labels-") as folder:
+        pq.write_table(rows, f"{folder}/rows.parquet")
+        settings = Settings(corpus=f"{folder}/rows.parquet", encoder=EncoderSource(name=encoder), training=training)
+        planned = plan(settings, run_id="benchmark")
+        material = read_material(settings, planned, load_checkpoint(planned.encoder), Path(folder))
+        keys = material.documents.labelled.text_key_B[material.held_out]
+    return np.isin(_text_keys(rows), keys)
+
+
+def _split(rows: pa.Table, test: np.ndarray) -> tuple[pa.Table, pa.Table]:
     return rows.filter(pa.array(~test)), rows.filter(pa.array(test))
 
 
