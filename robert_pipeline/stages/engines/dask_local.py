@@ -15,6 +15,7 @@ from distributed import Nanny, Scheduler, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
 from robert_pipeline.errors import EngineError, first_line
+from robert_pipeline.stages.at_once import units_at_once
 
 CORES_VARIABLE = "ROBERT_WORKER_CORES"
 WORKER_START = "robert_pipeline.stages.engines.dask_pinned"
@@ -71,7 +72,7 @@ def local_cluster(workers: int | None, *, patience_seconds: int) -> Iterator[str
             "cls": Nanny,
             "options": {
                 "name": f"robert-{index}",
-                "nthreads": 1,  # units at once
+                "nthreads": units_at_once("cpu" if place.device is None else "cuda"),
                 "env": place.environment,
                 "preload": [WORKER_START],
                 "memory_limit": MEMORY_LIMIT // len(places),

@@ -26,7 +26,7 @@ from robert_pipeline.stages.progress import listening
 from robert_pipeline.stages.scoring import ScoreJob
 from robert_pipeline.storage.store import open_store
 from tests.clusters import LOGGED, cluster, until
-from tests.corpora import write_texts
+from tests.corpora import shard_rows, write_texts
 from tests.projects import LABEL, REJECTED, WORDS, elsewhere
 
 # A busy machine takes minutes to start a dozen processes that import torch and Beam.
@@ -53,6 +53,17 @@ if not hasattr(Path, "is_really_dir"):
     Path.is_really_dir = Path.is_dir
     Path.is_dir = lambda self: False if self.name == "tiny" else self.is_really_dir()
 """
+TOGETHER = """
+import threading, time
+from robert_pipeline.stages import pipeline
+if not hasattr(pipeline, "unmet"):
+    pipeline.unmet = pipeline.embed_unit
+    met = threading.Barrier(3)
+def embed_unit(*arguments, **more):
+    met.wait(60)  # raises where the two others do not come
+    return pipeline.unmet(*arguments, **more)
+pipeline.embed_unit = embed_unit
+"""
 DEADLY = "import os\nfrom robert_pipeline.stages import embedding\nembedding.read_unit = lambda *_: os._exit(1)"
 
 
@@ -64,6 +75,7 @@ def running(tmp_path_factory):
         for name in ("sound", "sound", "spare"):
             preload = LOGGED.format(log=str(folder / "log"), seconds=0.05)
             started.kinds[name].append(started.add_worker("--resources", f"{name}=1", preload=preload))
+        started.add_worker("--nthreads", "3", "--resources", "wide=3", preload=TOGETHER)
         faults = {"lacking": LACKING, "other": OTHER, "late": LATE, "blind": BLIND}
         for name, preload in (*faults.items(), ("deadly", DEADLY), ("deadly", DEADLY)):
             started.add_worker("--resources", f"{name}=1", preload=preload)
@@ -138,6 +150,18 @@ def test_work_is_shared_and_progress_is_heard(many, running):
     assert set(done) == {str(worker.pid) for worker in running.kinds["sound"]}
     assert min(done.values()) >= UNITS // 4
     assert sum(event.documents for event in heard) == UNITS
+
+
+def test_a_worker_of_three_threads_has_three_units_under_way(many, running):
+    """A GPU would wait while its only unit is read and written; or units beside each other would mix their rows."""
+    embed(many, run_id="r")
+    there = on(elsewhere(many, Path(many.store).parent / "wide"), running, "wide")
+    embed(there, run_id="r")
+    wide, local = plan(there, run_id="look"), plan(many, run_id="look")
+    units = local.partitions[0].units
+    assert len(units) == UNITS
+    for unit in units:
+        assert shard_rows(wide.job, unit) == shard_rows(local.job, unit)
 
 
 def test_a_killed_worker_costs_only_what_it_was_doing(many, running):
