@@ -7,7 +7,7 @@ the work of a run that is still going.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -87,18 +87,19 @@ def collect_garbage(
     superseded, other = _superseded(settings, store, places)
     forgotten = None if superseded_days is None else now_ns - int(superseded_days * DAY_NS)
     going = _expendable(store, places, [place for place in superseded if old.has(place.entry)], forgotten)
+    gone = {item.path for item in going}
+    left = [place for place in places if place.kind == "embeddings" and place.entry.path not in gone]
     garbage = [
         *_leftovers(store, old),
         *going,
-        *_without_shard(places, {item.path for item in going}, {place.unit for place in superseded}, old),
-        *_dead_indexes(store, places, old),
+        *_without_shard(places, {place.unit for place in left}, {place.unit for place in superseded}, old),
+        *_dead_indexes(store, {place.key.folder for place in left}, old),
     ]
     if delete:
         # Embedding shards before what belongs to them: killed in between, the rest is garbage the next time.
         with ThreadPoolExecutor(READERS, thread_name_prefix="gc") as workers:
             for items in (going, [item for item in garbage if item not in going]):
                 list(workers.map(store.files.delete, [item.path for item in items]))
-    gone = {item.path for item in going}
     kept = [place for place in superseded if place.entry.path not in gone]
     return GcReport(
         garbage=tuple(garbage),
@@ -164,10 +165,12 @@ def _expendable(
 
 
 def _without_shard(
-    places: Sequence[ShardPlace], going: set[str], superseded: set[tuple[str, str, str]], old: _Age
+    places: Sequence[ShardPlace],
+    present: set[tuple[str, str, str]],
+    superseded: set[tuple[str, str, str]],
+    old: _Age,
 ) -> list[Garbage]:
     """Rejects and predictions of units that have no embedding shard, and predictions that nobody will publish."""
-    present = {place.unit for place in places if place.kind == "embeddings" and place.entry.path not in going}
     found: list[Garbage] = []
     for place in places:
         if place.kind == "embeddings" or not old.has(place.entry):
@@ -179,8 +182,7 @@ def _without_shard(
     return found
 
 
-def _dead_indexes(store: Store, places: Iterable[ShardPlace], old: _Age) -> list[Garbage]:
-    alive = {place.key.folder for place in places if place.kind == "embeddings"}
+def _dead_indexes(store: Store, alive: set[str], old: _Age) -> list[Garbage]:
     return [
         _garbage(entry, Reason.INDEX)
         for entry in store.files.list("index")

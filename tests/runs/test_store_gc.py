@@ -105,6 +105,18 @@ def test_texts_that_nobody_has_any_more_stay_until_they_are_let_go(own, encoder)
     assert missing_units(own, encoder) == []
 
 
+def test_an_encoders_last_shards_take_its_index_with_them(own, encoder):
+    """What a clean-up leaves for nothing would be found by the next one only."""
+    write_partition(own.corpus, DAY, TEXTS)
+    embed_missing(own, encoder)  # makes an index of what was there
+    for day in ("day=1", DAY):
+        write_partition(own.corpus, day, ["something else entirely"])  # and not embedded
+    age(own)
+    gone = collect_garbage(own, delete=True, superseded_days=1)
+    assert {Reason.SUPERSEDED, Reason.INDEX} <= {item.reason for item in gone.garbage}
+    assert collect_garbage(own, superseded_days=1).garbage == ()
+
+
 def test_shards_of_another_corpus_are_not_touched(own, encoder, tmp_path):
     """Cleaning up after one corpus would delete the vectors of another that shares the store."""
     other = replace(own, corpus=str(tmp_path / "other"))

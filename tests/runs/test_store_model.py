@@ -223,6 +223,7 @@ class StoreMachine(RuleBasedStateMachine):
 _VECTORS = {}
 
 
+@pytest.mark.timeout(900)  # Hypothesis takes up to 300 s to make a failure small
 def test_the_store_is_a_dictionary_from_text_to_vectors(tiny):
     """Some history of runs, crashes and clean-ups would lose a document, pay twice, or give it other vectors."""
     StoreMachine.tokenizer = tiny.tokenizer
