@@ -5,7 +5,8 @@
 .PHONY: help install demo serve test e2e chaos lint format lock clean
 
 PYTHON ?= python3
-PYTEST_WORKERS ?= 2
+# Tests wait for servers and processes about half of their time.
+PYTEST_WORKERS ?= 4
 PYTEST_ARGS ?=
 CHAOS_ARGS ?=
 DEMO_ARGS ?=
@@ -43,7 +44,7 @@ serve: $(STAMP)  ## a Prefect server and a worker on this machine, with every de
 
 test: export HF_HUB_OFFLINE := 1
 test: lint  ## all that CI runs: lint, then the tests
-	$(PY) -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 e2e: export HF_HUB_OFFLINE := 1
 e2e: $(STAMP)  ## schedules and backfills on a real server with a real worker, killed in every way; half an hour

@@ -20,6 +20,21 @@ hypothesis.settings.register_profile("suite", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("suite")
 
 ROOT = Path(__file__).parents[1]
+LONGEST = (
+    "tests/stages/engines/test_dask.py",
+    "tests/storage/warehouse/test_every_sink.py",
+    "tests/test_readme.py",
+    "tests/runs/test_backfill.py",
+    "tests/cli/test_stopping.py",
+    "tests/stages/engines/test_shared_storage.py",
+    "tests/runs/test_fit.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files: each is one process's, and all others would wait for one that begins last."""
+    places = {file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,13 @@ sequences to a power of two.
 Axes: N tokens, B sequences, D hidden.
 """
 
+import gc
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -101,39 +103,49 @@ class Graphs(Generic[Made]):
 
     def __call__(self, inputs: Sequence[Tensor], shape: Shape) -> Made:
         """What is made of pinned `inputs`, whose sizes `shape` alone decides."""
+        try:
+            return self._made(inputs, shape)
+        except torch.OutOfMemoryError:
+            if not self._captured:
+                raise
+        # Behind the error, whose traceback holds tensors. Graphs hold memory that no other computation can have.
+        self._forget()
+        torch.cuda.empty_cache()
+        return self._without_graph(inputs, shape)
+
+    def _made(self, inputs: Sequence[Tensor], shape: Shape) -> Made:
         self._seen[shape] += 1
         captured = self._captured.get(shape)
-        try:
-            if captured is None and self.is_possible and self._seen[shape] >= CAPTURED_AT:
-                captured = self._capture(inputs, shape)
-            if captured is None:
-                return self._compute([values.to(self._device, non_blocking=True) for values in inputs], shape)
-        except torch.OutOfMemoryError:
-            self._captured.clear()  # a smaller batch is another shape: these hold memory that it needs
-            raise
+        if captured is None and self.is_possible and self._seen[shape] >= CAPTURED_AT:
+            captured = self._capture(inputs, shape)
+        if captured is None:
+            return self._without_graph(inputs, shape)
         for values, own in zip(inputs, captured.inputs, strict=True):
             own.copy_(values, non_blocking=True)
         captured.graph.replay()
         return captured.made
+
+    def _without_graph(self, inputs: Sequence[Tensor], shape: Shape) -> Made:
+        return self._compute([values.to(self._device, non_blocking=True) for values in inputs], shape)
 
     def _capture(self, inputs: Sequence[Tensor], shape: Shape) -> _Captured[Made] | None:
         """None, and no further try, where that is impossible or makes something else."""
         on_device = [values.to(self._device) for values in inputs]
         own = torch.cuda.current_stream()
         self._side.wait_stream(own)
-        with torch.cuda.stream(self._side):  # what libraries do at their first call in another stream is not captured
-            plain = self._compute(on_device, shape)
-        own.wait_stream(self._side)
+        try:
+            with torch.cuda.stream(self._side):  # what libraries allocate at a stream's first call is no graph's
+                plain = self._compute(on_device, shape)
+        finally:
+            own.wait_stream(self._side)  # before anyone has the memory of `on_device`
         graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads wait for events and copy meanwhile, which only their own captures forbid them.
-            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+            with self._capturing(graph, pool=self._memory):
                 made = self._compute(on_device, shape)
         except RuntimeError as error:  # no memory for them, or a model that waits for its own values
+            self._end_what_failed()
             self._give_up(str(error))
             return None
-        finally:
-            torch.cuda.set_stream(own)  # a capture that fails leaves its own one
         graph.replay()
         if not self._agree(plain, made):
             self._give_up("they make something else")
@@ -141,10 +153,33 @@ class Graphs(Generic[Made]):
         self._captured[shape] = captured = _Captured(graph=graph, inputs=on_device, made=made)
         return captured
 
+    @contextmanager
+    def _capturing(self, graph: torch.cuda.CUDAGraph, *, pool: Any = None) -> Iterator[None]:
+        own, collects = torch.cuda.current_stream(), gc.isenabled()
+        gc.disable()  # a graph that were collected in between would end the capture
+        try:
+            # Other threads wait for events and copy meanwhile, which only their own captures forbid them. The stream
+            # is one of these graphs alone: torch forgets what libraries hold for it when one of them goes.
+            with torch.cuda.graph(graph, pool=pool, stream=self._side, capture_error_mode="thread_local"):
+                yield
+        finally:
+            torch.cuda.set_stream(own)  # a capture that fails leaves its own one
+            if collects:
+                gc.enable()
+
+    def _end_what_failed(self) -> None:
+        # Until torch 2.13 random numbers stay in a capture that failed, and end in one that succeeds.
+        with suppress(RuntimeError), self._capturing(torch.cuda.CUDAGraph()):
+            torch.zeros(1, device=self._device)
+
     def _give_up(self, reason: str) -> None:
         log.warning("no CUDA graphs: %s", reason)
-        self._captured.clear()
+        self._forget()
         self.is_possible = False
+
+    def _forget(self) -> None:
+        self._captured.clear()
+        self._memory = torch.cuda.graph_pool_handle()  # one whose graphs are all gone takes no other
 
 
 class GraphedVectors:

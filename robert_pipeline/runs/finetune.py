@@ -3,6 +3,7 @@
 A training that was killed goes on from its last state when it is started again on the same documents and settings.
 """
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -242,7 +243,13 @@ def tune(
         watchers=keeping,
         state=load_state(states, run=run),
     )
-    return done, str(training.way)
+    way = str(training.way)
+    # Moments and graphs lie in cycles, which may be collected late: what comes next needs the GPU's memory.
+    del training
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return done, way
 
 
 def write_encoder(place: Path, checkpoint: Checkpoint, done: Finetuned) -> EncoderSource:

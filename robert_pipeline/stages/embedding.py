@@ -18,7 +18,7 @@ from robert_pipeline.core.embed import BatchBudget
 from robert_pipeline.core.gpu_busy import GpuBusy
 from robert_pipeline.errors import EncoderError
 from robert_pipeline.native.allocator import give_back_memory
-from robert_pipeline.stages.at_once import Stopping
+from robert_pipeline.stages.at_once import StoppedError, Stopping
 from robert_pipeline.stages.block import BlockEncoder, BlockRows, encoded, place_name, read_block
 from robert_pipeline.stages.overlap import ahead, behind
 from robert_pipeline.stages.progress import Done, report
@@ -202,6 +202,8 @@ def _write_shard(
     with loaded.encoder.counting(clock) as take_use:
         with GpuBusy(loaded.encoder.device) as gpu, behind() as later:
             for block in ahead(blocks):
+                if is_stopping():  # encoding asks too, but of texts that are known nothing is encoded
+                    raise StoppedError
                 rows = BlockRows(block, encoder)
                 for window in encoded(block, encoder):
                     later(partial(rows.add, window))

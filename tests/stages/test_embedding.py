@@ -237,6 +237,18 @@ def test_a_unit_that_is_told_to_stop_does_so_between_two_batches(corpus, tmp_pat
     assert open_store(given_settings.store).files.list() == []
 
 
+def test_a_unit_of_known_texts_stops_too(corpus, tmp_path, encoder):
+    """Nothing of it is encoded, so nothing would be asked until all of it is copied."""
+    write_partition(corpus, "day=1", [text(n) for n in range(40)])
+    given_settings = settings_of(corpus, tmp_path / "store", embedding=Embedding(unit_bytes=1 << 20, block_bytes=200))
+    embed_missing(given_settings, encoder)
+    write_partition(corpus, "day=2", [text(n) for n in range(40)])
+    (unit,) = missing_units(given_settings, encoder)
+    with pytest.raises(StoppedError):
+        embed_unit(unit, job_of(given_settings, encoder), encoder, is_stopping=lambda: True)
+    assert missing_units(given_settings, encoder) == [unit]
+
+
 def test_chunks_longer_than_the_encoder_reads_are_refused_before_anything_is_read(corpus, tmp_path, encoder):
     """The encoder would cut texts in silence."""
     write_partition(corpus, "day=1", [text(1)])

@@ -208,6 +208,7 @@ class Finetuning:
         try:
             # One that had stopped early, and was killed then, has no step to come.
             for number, step in () if schedule.is_stalled(state) else schedule.after(state.step):
+                torch.manual_seed(_seed_of(self._config.seed, number))
                 found = self._gradients(step)
                 norm = self._master.step(found.of, rate_at(number, schedule.steps, self._config.warmup))
                 skipped = 0 if math.isfinite(norm) and math.isfinite(found.loss) else skipped + 1
@@ -257,7 +258,6 @@ class Finetuning:
 
     def _gradients(self, step: Step) -> Gradients:
         documents = self._documents
-        # Dropout differs from step to step and from run to run, but not between a run and the same run gone on.
         while True:
             parts = batches(
                 step,
@@ -347,6 +347,14 @@ class Finetuning:
             diverged=diverged,
             tokens_per_second=rate,
         )
+
+
+def _seed_of(seed: int, step: int) -> int:
+    """Of a step's dropout: another for every step, the same in a training that is gone on with.
+
+    On a CPU threads draw from it in any order.
+    """
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
 
 
 def _best(history: tuple[Evaluation, ...]) -> Evaluation | None:

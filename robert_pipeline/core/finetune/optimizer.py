@@ -90,7 +90,9 @@ class MasterWeights:
         return found
 
     def set_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Put back what `moments` gave."""
+        """Put back what `moments` gave; nothing where there had been no step."""
+        if not moments:
+            return
         for name, master in zip(self.names, self.masters, strict=True):
             kinds = {"step", "exp_avg", "exp_avg_sq"}
             self._optimizer.state[master] = {

@@ -159,9 +159,11 @@ def test_two_runs_with_one_seed_give_the_same_weights():
         assert torch.equal(tensor, again[name]), name
 
 
-def test_a_killed_run_goes_on_where_it_was():
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_killed_run_goes_on_where_it_was(dropout):
     """A crash after hours would cost all of them, or the run that goes on would come to another end."""
-    whole = finetuning().run(LEARN, HELD_OUT)
+    config = replace(CONFIG, dropout=dropout)
+    whole = finetuning(config).run(LEARN, HELD_OUT)
     kept = []
 
     def keep(state):
@@ -170,10 +172,10 @@ def test_a_killed_run_goes_on_where_it_was():
             raise KilledError
 
     with pytest.raises(KilledError):
-        finetuning().run(LEARN, HELD_OUT, watchers=Watchers(on_state=keep, state_seconds=0))
+        finetuning(config).run(LEARN, HELD_OUT, watchers=Watchers(on_state=keep, state_seconds=0))
     assert 0 < kept[-1].step < whole.steps
     seen = []
-    resumed = finetuning(model=encoder(seed=5)).run(
+    resumed = finetuning(config, model=encoder(seed=5)).run(
         LEARN, HELD_OUT, state=kept[-1], watchers=Watchers(on_step=seen.append)
     )
     assert seen[0].step == kept[-1].step + 1
@@ -251,6 +253,14 @@ def test_a_long_training_has_more_patience():
     done = finetuning(replace(CONFIG, epochs=50, patience=None, learning_rate=0.02)).run(LEARN, HELD_OUT)
     after_the_best = [evaluation for evaluation in done.history if evaluation.step > done.best.step]
     assert len(after_the_best) == FinetuneConfig().patience_for(50 * CONFIG.evaluations_per_epoch)
+
+
+def test_killed_before_its_first_step_it_goes_on():
+    """A state of which every gradient was infinite would stop each run that finds it."""
+    untouched = loop.MasterWeights(encoder(), torch.nn.Linear(32, 2), CONFIG, with_pooler=False)
+    state = TrainingState(step=1, weights=untouched.weights(), moments=untouched.moments())
+    assert state.moments == {}
+    assert finetuning().run(LEARN, HELD_OUT, state=state).steps == training_steps()
 
 
 def test_killed_after_its_last_step_it_has_none_to_come():
