@@ -5,8 +5,8 @@
 .PHONY: help install demo serve test e2e chaos lint format lock clean
 
 PYTHON ?= python3
-# Tests wait for servers and processes about half of their time.
-PYTEST_WORKERS ?= 4
+# On two cores: tests wait for servers and processes a good part of their time.
+PYTEST_WORKERS ?= 3
 PYTEST_ARGS ?=
 CHAOS_ARGS ?=
 DEMO_ARGS ?=
