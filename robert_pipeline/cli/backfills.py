@@ -115,7 +115,10 @@ def _show_plan(planned: "BackfillPlan") -> None:
         )
     show_table("price list", ("", "estimate"), _prices(planned.estimate))
     if planned.estimate.hours is None:
-        say(f"hours are unknown: no run of this encoder is recorded on this machine ({planned.machine})")
+        say(
+            f"hours are unknown: no partition was run with this encoder on this machine ({planned.machine}); "
+            "`robert backfill --partition NAME` runs one"
+        )
     elif planned.chosen:
         say(f"hours come from {planned.rates.samples} earlier runs on {planned.machine}")
 

@@ -115,14 +115,13 @@ def _check_counts(labels: Sequence[str], counts: Integers, *, multilabel: bool) 
     if len(labels) < (1 if multilabel else 2):
         found = f"only '{labels[0]}'" if labels else "none"
         raise TrainingError(f"there are fewer than two labels to learn: {found}", fix="Add documents of other labels")
-    rare = [(label, int(count)) for label, count in zip(labels, counts, strict=True) if count < 2]
-    if rare:
-        others = f" (and {len(rare) - 1} more labels)" if len(rare) > 1 else ""
-        count = "no document" if rare[0][1] == 0 else "one document"
-        raise TrainingError(
-            f"label '{rare[0][0]}'{others} has {count} to learn from; two are needed",
-            fix="Add documents with it, or take the label out of the corpus",
-        )
+    for number, count in enumerate(("no document", "one document")):
+        if rare := [f"'{label}'" for label, has in zip(labels, counts, strict=True) if has == number]:
+            label, have = ("label", "has") if len(rare) == 1 else ("labels", "have")
+            raise TrainingError(
+                f"{label} {_some(rare)} {have} {count} to learn from; two are needed",
+                fix="Add documents of each, or take them out of the corpus",
+            )
 
 
 def _some(labels: Sequence[str]) -> str:

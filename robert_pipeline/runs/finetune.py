@@ -141,10 +141,13 @@ def report_of(source: EncoderSource, material: Material, done: Finetuned, way: s
 
 
 def local_folder(out: str) -> Path:
-    """`out` as a folder of this machine. Raises ConfigError where it is an address."""
+    """`out` as a folder of this machine. Raises ConfigError where it is an address, or a file."""
     if "://" in out:
         raise ConfigError(f"--out is '{out}'", fix="Give a local folder: checkpoints are loaded from one")
-    return Path(out).expanduser().absolute()
+    place = Path(out).expanduser().absolute()
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"--out is '{out}', which is a file", fix="Give a folder, or a name that is free")
+    return place
 
 
 def read_material(settings: Settings, planned: Plan, checkpoint: Checkpoint, folder: Path) -> Material:

@@ -27,7 +27,7 @@ from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.core.split import group_fractions
 from robert_pipeline.core.targets import make_targets
 from robert_pipeline.core.tfidf import DESCRIPTION, tfidf_margins
-from robert_pipeline.errors import TrainingError
+from robert_pipeline.errors import ConfigError, TrainingError
 from robert_pipeline.pages.evaluation import evaluation_page
 from robert_pipeline.pages.model_card import model_card
 from robert_pipeline.runs.embed import embed_plan
@@ -47,7 +47,7 @@ from robert_pipeline.runs.plan import Plan
 from robert_pipeline.runs.plan import plan as run_plan
 from robert_pipeline.storage.encoders.checkpoint import load_checkpoint
 from robert_pipeline.storage.files import Files
-from robert_pipeline.storage.heads import save_head
+from robert_pipeline.storage.heads import has_head, save_head
 from robert_pipeline.storage.training_set import TrainingSet
 from robert_pipeline.telemetry.watch import observed
 
@@ -96,6 +96,7 @@ def fit(
     """
     started = time.monotonic()
     place = local_folder(out)
+    _check_replaces_a_model(place)
     settings = sane_settings(settings, planned.document_count)
     with tempfile.TemporaryDirectory(prefix="robert-fit-") as temporary:
         on_step("reading documents", 0.0)
@@ -152,6 +153,16 @@ def fit(
         embedded_documents=embedded.counts.embedded,
         seconds=time.monotonic() - started,
     )
+
+
+def _check_replaces_a_model(place: Path) -> None:
+    """Raise ConfigError where somebody's own files would be replaced. A model's head is written before its pages."""
+    there = [name for name in (CARD_FILE, JSON_FILE, PAGE_FILE) if (place / name).exists()]
+    if there and not has_head(str(place)):
+        raise ConfigError(
+            f"--out is '{place}', where {there[0]} is no model's and would be replaced",
+            fix="Give a new folder, or that of an earlier model",
+        )
 
 
 def _train_and_judge(

@@ -21,6 +21,10 @@ from robert_pipeline.telemetry.instruments import DOCUMENTS, Point
 from robert_pipeline.telemetry.watch import observed
 from schemas import PREDICTIONS
 
+PREDICTED = {"doc_id", "candidate_label", "head_fingerprint", "run_id"}
+REJECTED = {"doc_id", "reason", "run_id"}
+"""Columns by which rows of this package are known, whatever their contract's version."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictReport:
@@ -96,6 +100,12 @@ def _check_out(out: str, source: str) -> None:
             raise ConfigError(
                 f"--out is '{out}', which lies in what is read, '{source}'", fix="Give a place outside of it"
             )
+    for there, columns in ((place, PREDICTED), (_rejects_place(out), REJECTED)):
+        if there.exists() and not _has_columns(there, columns):
+            raise ConfigError(
+                f"--out is '{out}', but {there} is there, and not of an earlier predict",
+                fix="Give another name, or move that file away",
+            )
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place.parent):
@@ -104,6 +114,13 @@ def _check_out(out: str, source: str) -> None:
         raise StoreError(
             f"cannot write {out}: {error.strerror}", fix="Give --out a place that can be written"
         ) from error
+
+
+def _has_columns(file: Path, columns: set[str]) -> bool:
+    try:
+        return columns <= set(pq.read_schema(file).names)
+    except (pa.ArrowInvalid, OSError):
+        return False
 
 
 def _rejects_place(out: str) -> Path:

@@ -51,8 +51,9 @@ class Corpus:
             raise CorpusError(f"corpus {self.files.describe()} has no partition '{partition}'", fix=f"It has: {shown}")
         fragments = [self._fragment(entry) for entry in entries]
         if not any(group.row_count for fragment in fragments for group in fragment.row_groups):
+            only = f", which is {entries[0].path} alone," if len(entries) == 1 else ""
             raise CorpusError(
-                f"partition '{partition}' of corpus {self.files.describe()} holds no rows",
+                f"partition '{partition}' of corpus {self.files.describe()}{only} holds no rows",
                 fix="Write its files again, or leave the partition out",
             )
         return fragments

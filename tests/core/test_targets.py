@@ -52,7 +52,7 @@ def test_several_labels_in_a_value_become_a_mask():
     [
         (["a", "a"], {}, "fewer than two labels to learn: only 'a'"),
         (["a", "a", "b"], {}, "label 'b' has one document to learn from; two are needed"),
-        (["a", "a", "b", "c"], {}, "label 'b' (and 1 more labels) has one document"),
+        (["a", "a", "b", "c"], {}, "labels 'b', 'c' have one document to learn from"),
         (["a", "a", "b", "b"], {"learning": [0, 1]}, "label 'b' has no document to learn from"),
         (["a|b", "a"], {"output": "multilabel"}, "label 'b' has one document"),
         (["|", "|"], {"output": "multilabel"}, "fewer than two labels to learn: none"),

@@ -257,6 +257,21 @@ def test_a_place_that_cannot_hold_a_checkpoint_and_chunks_too_long_are_refused(s
         finetune(long, plan(long, run_id="tune"), out="encoder")
 
 
+def test_what_is_no_model_is_not_replaced(settings, tmp_path):
+    """Somebody's README would be gone after an hour of training, or the training for a name that is a file's."""
+    planned = plan(settings, run_id="fit")
+    own = tmp_path / "own" / "README.md"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with pytest.raises(ConfigError, match=r"--out is .*own', where README\.md is no model's and would be replaced"):
+        fit(settings, planned, out=str(own.parent))
+    for make in (fit, finetune):
+        with pytest.raises(ConfigError, match=r"--out is .*README\.md', which is a file"):
+            make(settings, planned, out=str(own))
+    assert [path.name for path in own.parent.iterdir()] == ["README.md"]
+    assert own.read_text() == "mine"
+
+
 def test_training_that_diverges_says_so(settings, tmp_path):
     """A model of noise would be published."""
     wild = replace(settings, finetune=replace(QUICK, epochs=8, learning_rate=1e30, warmup=0.0))

@@ -99,6 +99,19 @@ def test_the_input_is_never_overwritten(source, project, tmp_path, monkeypatch):
     assert Path(source).read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["out.parquet", "out.rejects.parquet"])
+def test_only_earlier_predictions_are_replaced(source, project, tmp_path, name):
+    """A corpus of one's own would be gone, because its name was given by mistake."""
+    own = shutil.copy(source, tmp_path / name)
+    before = Path(own).read_bytes()
+    with pytest.raises(ConfigError, match=rf"--out is .*out\.parquet', but .*{name} is there, and not of an earlier"):
+        run(source, project, tmp_path / "out.parquet")
+    assert Path(own).read_bytes() == before
+    Path(own).unlink()
+    for _ in range(2):
+        assert run(source, project, tmp_path / "out.parquet").labelled == 5
+
+
 @pytest.mark.parametrize("out", ["out.csv", "out", "s3://bucket/out.parquet"])
 def test_an_output_of_another_kind_is_refused(source, project, out):
     """Parquet would be written into a file called .csv."""

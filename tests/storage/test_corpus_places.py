@@ -32,7 +32,9 @@ def test_a_folder_without_data_is_named(tmp_path, content):
 def test_a_partition_without_rows_is_named(tmp_path):
     """A partition that was written empty by mistake would be published empty."""
     write_texts(tmp_path / "day=1" / "a.parquet", [])
-    assert complaint(tmp_path).startswith(f"partition 'day=1' of corpus {tmp_path} holds no rows")
+    assert complaint(tmp_path).startswith(
+        f"partition 'day=1' of corpus {tmp_path}, which is day=1/a.parquet alone, holds no rows"
+    )
 
 
 def test_an_empty_file_beside_a_full_one_is_fine(tmp_path):
