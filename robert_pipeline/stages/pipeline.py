@@ -35,6 +35,12 @@ class SurveyUnit(beam.DoFn):  # type: ignore[misc]  # Beam has no types
     def __init__(self, job: EmbedJob) -> None:
         self._job = job
 
+    def setup(self) -> None:
+        """Load the encoder that embeds afterwards, so that one that cannot is known before anything is read."""
+        _telling(
+            lambda: worker_encoder(self._job.encoder, self._job.encoder_fingerprint).check_fits(self._job.chunking)
+        )
+
     def process(self, unit: WorkUnit) -> None:
         """Survey the unit; emits nothing."""
         _telling(lambda: survey_unit(unit, self._job))

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from robert_pipeline.config import EncoderSource
-from robert_pipeline.errors import AccountingError, StoreError
+from robert_pipeline.config import Chunking, EncoderSource
+from robert_pipeline.errors import AccountingError, ConfigError, StoreError
 from robert_pipeline.runs import embed as embed_run
 from robert_pipeline.runs.embed import EmbedReport, embed, partition_headers
 from robert_pipeline.runs.outcome import partition_outcome
@@ -54,6 +54,15 @@ def test_only_what_is_missing_is_embedded(settings):
     assert again.embedded_unit_count == 1
     assert again.embedded.documents == unit.document_count
     assert again.counts == whole.counts
+
+
+def test_chunks_too_long_are_refused_before_anything_is_read(settings):
+    """The whole corpus would be surveyed first, and the scratch of that left in the store."""
+    long = replace(settings, chunking=Chunking(chunk_tokens=5000, overlap_tokens=4))
+    before = open_store(settings.store).files.list()
+    with pytest.raises(ConfigError, match=r"chunk_tokens is 5000, but encoder .* reads at most 510"):
+        embed(long, run_id="long")
+    assert open_store(settings.store).files.list() == before
 
 
 def test_rates_are_of_this_run():
