@@ -5,7 +5,7 @@
 .PHONY: help install demo serve test e2e chaos lint format lock clean
 
 PYTHON ?= python3
-# On two cores: tests wait for servers and processes a good part of their time.
+# For two cores: a third process takes what tests leave that wait for servers.
 PYTEST_WORKERS ?= 3
 PYTEST_ARGS ?=
 CHAOS_ARGS ?=

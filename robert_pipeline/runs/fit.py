@@ -107,12 +107,6 @@ def fit(
                 f"{len(material.documents)} labelled documents leave {len(material.held_out)} to judge by",
                 fix="Add documents: some dozens are needed, each label in several",
             )
-        tokens = int(material.documents.tokens_B.sum())
-        overlap = settings.chunking.chunk_tokens / (settings.chunking.chunk_tokens - settings.chunking.overlap_tokens)
-        budget = TimeBudget(
-            seconds=max(60.0, 60 * max_minutes - (time.monotonic() - started) - SECONDS_AFTERWARDS),
-            tokens_afterwards=int(tokens * overlap),
-        )
 
         def show(progress: Progress) -> None:
             done = progress.step / progress.steps
@@ -124,7 +118,7 @@ def fit(
             checkpoint,
             material,
             states=Files(str(place / STATE_FOLDER)),
-            budget=budget,
+            budget=_budget(settings, material, seconds=60 * max_minutes - (time.monotonic() - started)),
             watchers=Watchers(on_step=show),
         )
         encoder = write_encoder(place / ENCODER_FOLDER, checkpoint, done)
@@ -156,13 +150,24 @@ def fit(
 
 
 def _check_replaces_a_model(place: Path) -> None:
-    """Raise ConfigError where somebody's own files would be replaced. A model's head is written before its pages."""
-    there = [name for name in (CARD_FILE, JSON_FILE, PAGE_FILE) if (place / name).exists()]
-    if there and not has_head(str(place)):
+    """Raise ConfigError where somebody's own files would be replaced: no earlier fit ended there, or was killed."""
+    made = (CARD_FILE, JSON_FILE, PAGE_FILE, ENCODER_FOLDER, STORE_FOLDER)
+    there = [name for name in made if (place / name).exists()]
+    if there and not has_head(str(place)) and not (place / STATE_FOLDER).exists():
         raise ConfigError(
             f"--out is '{place}', where {there[0]} is no model's and would be replaced",
             fix="Give a new folder, or that of an earlier model",
         )
+
+
+def _budget(settings: Settings, material: Material, *, seconds: float) -> TimeBudget:
+    """What of the `seconds` that are left fine-tuning may take: documents are embedded and heads trained afterwards."""
+    chunking = settings.chunking
+    overlap = chunking.chunk_tokens / (chunking.chunk_tokens - chunking.overlap_tokens)
+    return TimeBudget(
+        seconds=max(60.0, seconds - SECONDS_AFTERWARDS),
+        tokens_afterwards=int(int(material.documents.tokens_B.sum()) * overlap),
+    )
 
 
 def _train_and_judge(

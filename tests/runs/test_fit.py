@@ -260,11 +260,13 @@ def test_a_place_that_cannot_hold_a_checkpoint_and_chunks_too_long_are_refused(s
 def test_what_is_no_model_is_not_replaced(settings, tmp_path):
     """Somebody's README would be gone after an hour of training, or the training for a name that is a file's."""
     planned = plan(settings, run_id="fit")
+    (tmp_path / "another" / "encoder").mkdir(parents=True)
     own = tmp_path / "own" / "README.md"
     own.parent.mkdir()
     own.write_text("mine")
-    with pytest.raises(ConfigError, match=r"--out is .*own', where README\.md is no model's and would be replaced"):
-        fit(settings, planned, out=str(own.parent))
+    for folder, name in ((own.parent, "README.md"), (tmp_path / "another", "encoder")):
+        with pytest.raises(ConfigError, match=rf"--out is .*{folder.name}', where {name} is no model's"):
+            fit(settings, planned, out=str(folder))
     for make in (fit, finetune):
         with pytest.raises(ConfigError, match=r"--out is .*README\.md', which is a file"):
             make(settings, planned, out=str(own))

@@ -54,7 +54,7 @@ if not hasattr(Path, "is_really_dir"):
     Path.is_dir = lambda self: False if self.name == "tiny" else self.is_really_dir()
 """
 TOGETHER = """
-import threading, time
+import threading
 from robert_pipeline.stages import pipeline
 if not hasattr(pipeline, "unmet"):
     pipeline.unmet = pipeline.embed_unit
