@@ -127,9 +127,10 @@ def _drawn(probabilities: np.ndarray, random: np.random.Generator) -> np.ndarray
 
 def _tfidf_accuracy(learn: pa.Table, test: pa.Table, labels: list[str], truth: np.ndarray) -> float:
     targets = np.array([labels.index(label) for label in learn.column("label").to_pylist()])
-    margins = tfidf_margins(learn.column("text").to_pylist(), targets, test.column("text").to_pylist())
-    chosen = (margins[:, 0] > 0).astype(int) if margins.shape[1] == 1 else margins.argmax(axis=1)
-    return float((chosen == truth).mean())
+    margins = tfidf_margins(
+        learn.column("text").to_pylist(), targets, test.column("text").to_pylist(), logit_count=len(labels)
+    )
+    return float((margins.argmax(axis=1) == truth).mean())
 
 
 def _text_keys(rows: pa.Table) -> np.ndarray:

@@ -164,21 +164,20 @@ def _tfidf_answers(
     """Calibrated on the held-out documents, then trained again with them: it needs none to stop by."""
     started = time.monotonic()
     values, output, count = targets.values, head.output, len(targets.labels)
+    logit_count = 1 if output == "binary" else count
 
     def margins(learned: Integers, asked: Integers) -> np.ndarray:
         return tfidf_margins(
             [texts[document] for document in learned],
             values[learned],
             [texts[document] for document in asked],
+            logit_count=logit_count,
             class_weight=training.class_weight,
         )
 
     # An SVM's class weights move its margins by no known amount: the calibration finds it.
     calibration, decision = as_trained(head, replace(training, class_weight="none"), values[split.learned], count)
-    if len(split.held_out):
-        held_out_BK = margins(split.learned, split.held_out)
-    else:
-        held_out_BK = np.empty((0, 1 if output == "binary" else count))
+    held_out_BK = margins(split.learned, split.held_out) if len(split.held_out) else np.empty((0, logit_count))
     calibration, thresholds = fit_probabilities(
         held_out_BK, values[split.held_out], output, calibration, decision, training.target_precision
     )

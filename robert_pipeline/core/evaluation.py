@@ -48,8 +48,8 @@ class Run:
     """One for each band of the evaluation."""
     given_share: float
     given_accuracy: float | None
-    seconds: float
-    """Training and answering."""
+    seconds: float | None
+    """Training and answering; None where that was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,9 +19,9 @@ from robert_pipeline.core.fusion import Floats, fit_views, fit_weights, make_fus
 from robert_pipeline.core.judge import Answers, Contender, answers_from
 from robert_pipeline.core.model import TrainedHead, no_calibration
 from robert_pipeline.core.origin import VectorOrigin
-from robert_pipeline.core.recipe import Recipe, finish_head, fit_probabilities, train_head
+from robert_pipeline.core.recipe import Recipe, as_trained, fit_probabilities, train_head
 from robert_pipeline.core.split import Booleans
-from robert_pipeline.core.targets import LabelledVectors, Targets
+from robert_pipeline.core.targets import LabelledVectors, Targets, truth_mask
 from robert_pipeline.core.terms import DocumentTokens
 
 KINDS: tuple[HeadKind, ...] = ("robert", "mean")
@@ -69,7 +69,15 @@ def train_fused(
     """
     head = head.resolved(len(targets.labels))
     values = targets.values[held_out.documents]
-    judge = _Judge(output=head.output, label_count=len(targets.labels), values=values, half_B=held_out.first_half_B)
+    # Class weights shift the heads' logits, which are weighed as they would be without.
+    shift, decision = as_trained(head, training, targets.values[learned], len(targets.labels))
+    judge = _Judge(
+        output=head.output,
+        decision=decision,
+        target_precision=training.target_precision,
+        values=values,
+        half_B=held_out.first_half_B,
+    )
     tried: dict[HeadKind, list[tuple[Recipe, Floats]]] = {}
     for number, kind in enumerate(dict.fromkeys((head.kind, *KINDS))):
         for place, seed in enumerate(seeds):
@@ -83,7 +91,8 @@ def train_fused(
                 training=replace(rival_training(kind, training), seed=seed),
                 origin=origin,
             )
-            tried.setdefault(kind, []).append((recipe, logits(recipe.head.module, data.vectors, held_out.documents)))
+            found = shift.apply(logits(recipe.head.module, data.vectors, held_out.documents))
+            tried.setdefault(kind, []).append((recipe, found))
     on_step("words", len(KINDS) / (len(KINDS) + 1))
     logit_count = tried[head.kind][0][0].head.logit_count
     views = fit_views(tokens(learned), targets.values[learned], logit_count=logit_count)
@@ -94,20 +103,31 @@ def train_fused(
     weights = fit_weights([head_logits, *view_logits], values, head.output)
     everything = np.concatenate([learned, held_out.documents])
     final = fit_views(tokens(everything), targets.values[everything], logit_count=logit_count)
-    fused, _ = finish_head(
-        replace(recipe.head, fusion=make_fusion(final, weights), calibration=no_calibration(logit_count)),
+    calibration, thresholds = fit_probabilities(
         weighted([head_logits, *view_logits], weights),
         values,
+        head.output,
+        no_calibration(logit_count),
+        decision,
         training.target_precision,
         is_centred=True,
+    )
+    shifted = replace(shift, offset=tuple(weights[0] * offset for offset in shift.offset))
+    fused = replace(
+        recipe.head,
+        fusion=make_fusion(final, weights),
+        calibration=calibration.after(shifted),
+        thresholds=thresholds,
     )
     contenders = [
         Contender(
             name=FUSED,
             description=f"{describe(recipe.head.config)}; words; weighed together",
-            answers=tuple(judge.answers([found, *view_logits], seed) for seed, (_, found) in enumerate(tried[kept])),
+            answers=tuple(
+                judge.answers([found, *view_logits], seed) for seed, (_, found) in zip(seeds, tried[kept], strict=True)
+            ),
         ),
-        *_parts(judge, tried),
+        *_parts(judge, tried, seeds),
         *(
             Contender(name=VIEW_NAMES[view.view], description="linear SVM", answers=(judge.answers([found], 0),))
             for view, found in zip(views, view_logits, strict=True)
@@ -117,13 +137,15 @@ def train_fused(
     return FusedRecipe(head=fused, contenders=tuple(contenders))
 
 
-def _parts(judge: "_Judge", tried: Mapping[HeadKind, Sequence[tuple[Recipe, Floats]]]) -> Iterator[Contender]:
+def _parts(
+    judge: "_Judge", tried: Mapping[HeadKind, Sequence[tuple[Recipe, Floats]]], seeds: Sequence[int]
+) -> Iterator[Contender]:
     """Every kind of head by itself."""
     for kind, found in tried.items():
         yield Contender(
             name=NAMES[kind],
             description=describe(found[0][0].head.config),
-            answers=tuple(judge.answers([logits_BK], seed) for seed, (_, logits_BK) in enumerate(found)),
+            answers=tuple(judge.answers([logits_BK], seed) for seed, (_, logits_BK) in zip(seeds, found, strict=True)),
         )
 
 
@@ -132,14 +154,15 @@ class _Judge:
     """Judges each half of the held-out documents with what the other half gave."""
 
     output: Output
-    label_count: int
+    decision: tuple[float, ...]
+    target_precision: float | None
     values: TargetValues
     half_B: Booleans
 
     def loss(self, parts: Sequence[Floats]) -> float:
         """Mean negative log-likelihood (nats a document) of the true labels."""
         found = self.answers(parts, 0)
-        truth_BK = self.values if self.values.ndim == 2 else self.values[:, None] == np.arange(self.label_count)
+        truth_BK = truth_mask(self.values, len(self.decision))
         likely = np.where(
             truth_BK, found.probabilities_BK, 1 - found.probabilities_BK if self.output == "multilabel" else 1
         )
@@ -149,7 +172,7 @@ class _Judge:
         """The answers of parts weighed together."""
         halves = [np.flatnonzero(self.half_B), np.flatnonzero(~self.half_B)]
         given = [self._half(parts, fitted, judged, seed) for judged, fitted in (halves, halves[::-1])]
-        values: dict[str, object] = {"seed": seed, "seconds": 0.0}
+        values: dict[str, object] = {"seed": seed, "seconds": None}
         for field in fields(Answers):
             if field.name not in values:
                 both = [cast(np.ndarray, getattr(answers, field.name)) for answers in given]
@@ -160,14 +183,18 @@ class _Judge:
         return Answers(**values)  # type: ignore[arg-type]
 
     def _half(self, parts: Sequence[Floats], fitted: Integers, judged: Integers, seed: int) -> Answers:
-        weights = fit_weights([part[fitted] for part in parts], self.values[fitted], self.output)
+        # A part by itself stays as it is: a weight would calibrate it.
+        together = len(parts) > 1
+        weights = (
+            fit_weights([part[fitted] for part in parts], self.values[fitted], self.output) if together else (1.0,)
+        )
         calibration, thresholds = fit_probabilities(
             weighted([part[fitted] for part in parts], weights),
             self.values[fitted],
             self.output,
             no_calibration(parts[0].shape[1]),
-            (0.5,) * self.label_count,
-            None,
+            self.decision,
+            self.target_precision,
             is_centred=True,
         )
         fused = weighted([part[judged] for part in parts], weights)

@@ -39,7 +39,7 @@ class Answers:
     given_BK: Booleans
     """Labels given: those chosen that are probable enough."""
     withheld_B: Booleans
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ def answers_from(
     thresholds: Thresholds,
     *,
     seed: int = 0,
-    seconds: float = 0.0,
+    seconds: float | None = None,
 ) -> Answers:
     """What logits come to."""
     probabilities_BK = label_probabilities(logits_BK, calibration, output)

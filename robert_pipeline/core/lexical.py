@@ -139,10 +139,16 @@ def fit_view(
 ) -> LexicalView:
     """Train on documents with the class of each (B,), or a mask (B, K).
 
-    `logit_count` is one for binary targets whose only logit is that of class 1, else the number of labels.
+    `logit_count` is one for binary targets whose only logit is that of class 1, else the number of labels. Where no
+    term stands in enough documents, the view says nothing: its logits are zero.
     """
     counts = count_terms(tokens, pairs=view == "topic")
     terms_F, scale_F = _vocabulary(view, counts, logit_count)
+    if not len(terms_F):
+        nothing = np.zeros((logit_count, 0), np.float32)
+        return LexicalView(
+            view=view, terms_F=terms_F, scale_F=scale_F, weights_KF=nothing, bias_K=np.zeros(logit_count, np.float32)
+        )
     features = _features(view, terms_F, scale_F, counts)
     label_count = max(2, logit_count) if targets.ndim == 1 else logit_count
     weights, bias = _machines(features, targets, label_count, STRENGTH[view])

@@ -99,12 +99,7 @@ def train_head(
 
 
 def finish_head(
-    head: TrainedHead,
-    logits_BK: Floats,
-    values: TargetValues,
-    target_precision: float | None,
-    *,
-    is_centred: bool = False,
+    head: TrainedHead, logits_BK: Floats, values: TargetValues, target_precision: float | None
 ) -> tuple[TrainedHead, float]:
     """The head with calibration and thresholds from held-out logits and targets, and its accuracy on them.
 
@@ -118,7 +113,6 @@ def finish_head(
         head.calibration,
         head.thresholds.decision,
         target_precision,
-        is_centred=is_centred,
     )
     finished = replace(head, calibration=calibration, thresholds=thresholds)
     truth_BK = truth_mask(values, len(head.labels))

@@ -71,7 +71,7 @@ def _models(evaluation: Evaluation) -> Section:
                 spread_percent(model.calibration_error),
                 *shares,
                 len(model.runs),
-                f"{sum(run.seconds for run in model.runs) / len(model.runs):.1f}",
+                _seconds(model),
             )
             for model, shares in zip(evaluation.models, given, strict=True)
         ],
@@ -79,9 +79,10 @@ def _models(evaluation: Evaluation) -> Section:
     )
     body += facts([(model.name, model.description) for model in evaluation.models])
     note = (
-        "All models learned from the same documents and are judged on the same others. ± is the standard deviation "
-        "over seeds; ECE the expected calibration error after calibration; labels given are those not withheld for "
-        "review; seconds are those of training and answering."
+        "All models are judged on the same documents, and learned from the same others; TF-IDF also from those held "
+        "out to stop and calibrate by, where it was calibrated before. ± is the standard deviation over seeds; ECE the "
+        "expected calibration error after calibration; labels given are those not withheld for review; seconds are "
+        "those of training and answering."
     )
     return Section(heading="Models, side by side", note=note, body=body)
 
@@ -90,6 +91,11 @@ def _given(model: ModelResult) -> tuple[str, str]:
     shares = [run.given_share for run in model.runs]
     right = [run.given_accuracy for run in model.runs if run.given_accuracy is not None]
     return f"{sum(shares) / len(shares):.1%}", f"{sum(right) / len(right):.1%}" if right else "none given"
+
+
+def _seconds(model: ModelResult) -> str:
+    measured = [run.seconds for run in model.runs if run.seconds is not None]
+    return f"{_mean(measured):.1f}" if measured else "not measured"
 
 
 def _lengths(evaluation: Evaluation) -> Section:

@@ -36,8 +36,9 @@ def calibrate(settings: Settings, planned: Plan) -> CalibrateReport:
     """Calibrate the head in `settings.model` on the labelled documents of the planned partitions, and save it.
 
     Review thresholds are chosen for `settings.training.target_precision`, or lifted where there is none. Documents
-    that the head has learned from are left out; these here count as learned from after this. Raises TrainingError
-    where too few are left, or one has a label that the head does not know.
+    that the head has learned from are left out; these here count as learned from after this. Where nobody knows what
+    it has learned from, nobody does afterwards. Raises TrainingError where too few are left, or one has a label that
+    the head does not know.
     """
     head = load_head_for(planned, model=settings.model)
     known = load_learned_keys(settings.model)
@@ -56,8 +57,8 @@ def calibrate(settings: Settings, planned: Plan) -> CalibrateReport:
             )
         logits_BK = head_logits(head, data, fresh)
         head, accuracy = finish_head(head, logits_BK, targets.values[fresh], settings.training.target_precision)
-        keys = np.concatenate([keys, data.text_key_B[fresh]])
-    save_head(settings.model, head, learned_keys=keys)
+        learned = None if known is None else np.concatenate([known, data.text_key_B[fresh]])
+    save_head(settings.model, head, learned_keys=learned)
     return CalibrateReport(
         head=head,
         model=settings.model,

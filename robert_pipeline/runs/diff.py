@@ -198,7 +198,8 @@ def _answers(
     """What each head says of a share of the shard's documents, and the key of each document's text."""
     for head in heads:
         check_shard(head, shard)
-    parts: list[list[HeadAnswers]] = [[] for _ in heads]
+    # A unit all of whose rows are rejected has no table of chunks.
+    parts = [[_no_answers(head)] for head in heads]
     keys: dict[str, int] = {}
 
     def read(table: ChunkTable) -> tuple[dict[str, int], list[HeadAnswers]]:
@@ -234,20 +235,24 @@ def _sampled(table: ChunkTable, share: float) -> tuple[ChunkTable, dict[str, int
 
 def _table_answers(head: TrainedHead, table: ChunkTable, doc_ids: Sequence[str]) -> HeadAnswers:
     if not len(doc_ids):
-        none = np.empty(0, np.int64)
-        return HeadAnswers(
-            labels=head.labels,
-            doc_ids=(),
-            given=(),
-            chosen=(),
-            probabilities_BK=np.empty((0, len(head.labels))),
-            probability_B=np.empty(0),
-            passage_start_B=none,
-            passage_end_B=none,
-        )
+        return _no_answers(head)
     scores = score_table(head, table)
     start_B, end_B = (table.rows.column(name).to_numpy()[scores.passage_B] for name in ("char_start", "char_end"))
     return answers_of(head, scores, doc_ids, start_B, end_B)
+
+
+def _no_answers(head: TrainedHead) -> HeadAnswers:
+    none = np.empty(0, np.int64)
+    return HeadAnswers(
+        labels=head.labels,
+        doc_ids=(),
+        given=(),
+        chosen=(),
+        probabilities_BK=np.empty((0, len(head.labels))),
+        probability_B=np.empty(0),
+        passage_start_B=none,
+        passage_end_B=none,
+    )
 
 
 def _with_passages(settings: Settings, planned: Sequence[PartitionPlan], flips: Sequence[Flip]) -> Iterator[Flip]:

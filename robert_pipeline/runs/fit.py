@@ -25,7 +25,7 @@ from robert_pipeline.core.fusion import Floats
 from robert_pipeline.core.judge import evaluate
 from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.core.split import group_fractions
-from robert_pipeline.core.targets import make_targets
+from robert_pipeline.core.targets import Targets, make_targets
 from robert_pipeline.core.tfidf import DESCRIPTION, tfidf_margins
 from robert_pipeline.errors import ConfigError, TrainingError
 from robert_pipeline.pages.evaluation import evaluation_page
@@ -187,7 +187,7 @@ def _train_and_judge(
         on_step(text, 0.9 + 0.09 * done)
 
     step("reading texts", 0.0)
-    rival = _tfidf(settings, planned, data, targets.values, learned, held)
+    rival = _tfidf(settings, planned, data, targets, learned, held)
     recipe = train_fused(
         data.labelled,
         data.tokens,
@@ -215,13 +215,14 @@ def _train_and_judge(
 
 
 def _tfidf(
-    settings: Settings, planned: Plan, data: TrainingSet, values: np.ndarray, learned: Integers, held: Integers
+    settings: Settings, planned: Plan, data: TrainingSet, targets: Targets, learned: Integers, held: Integers
 ) -> Floats:
     texts = read_texts(settings, planned, data.text_key_B)
-    margins = tfidf_margins([texts[i] for i in learned], values[learned], [texts[i] for i in held])
-    if margins.shape[1] == 1 and settings.head.output == "multiclass":  # of two labels
-        return np.concatenate([-margins, margins], axis=1)
-    return margins
+    values, count = targets.values, len(targets.labels)
+    logit_count = 1 if settings.head.resolved(count).output == "binary" else count
+    return tfidf_margins(
+        [texts[i] for i in learned], values[learned], [texts[i] for i in held], logit_count=logit_count
+    )
 
 
 def _facts(

@@ -65,6 +65,16 @@ def test_all_models_are_judged_on_the_same_documents():
     assert (done[0], done[-1]) == (0.0, 1.0)
 
 
+def test_two_labels_with_a_logit_each_are_compared_with_tfidf():
+    """`--output multiclass` on two labels would end after all heads were trained."""
+    vectors, classes_B = learnable(240, classes=2)
+    head = HeadConfig(hidden=16, output="multiclass")
+    data = labelled(vectors, classes_B, names=("a", "b"))
+    found = comparison(data, head=head, seeds=(0,), against=("tfidf",), texts=news(classes_B))
+    assert found.models[1].accuracy.mean > 0.95
+    assert found.models[1].calibration_error.mean < 0.1
+
+
 def test_the_winner_is_named_where_order_decides():
     """Nobody could see from the evaluation what recurrence is worth."""
     vectors, classes_B = in_order(900)
@@ -132,12 +142,28 @@ def test_the_linear_machine_learns_words_and_pairs_of_them():
     """The baseline would be weaker than the one it is said to be."""
     texts = ["not good", "good not bad"] * 10 + ["bad", "not bad good"] * 10
     targets = np.array([0, 1] * 10 + [1, 0] * 10)
-    margins = tfidf_margins(texts, targets, ["not good", "bad"])
+    margins = tfidf_margins(texts, targets, ["not good", "bad"], logit_count=1)
     assert margins.shape == (2, 1)
     assert (margins[:, 0] > 0).tolist() == [False, True]
     all_have = np.ones_like(targets, bool)
-    several = tfidf_margins(texts, np.stack([targets == 0, targets == 1, all_have, ~all_have], 1), ["not good", "bad"])
+    both = tfidf_margins(texts, targets, ["not good", "bad"], logit_count=2)
+    np.testing.assert_array_equal(both, np.concatenate([-margins, margins], axis=1))
+    mask = np.stack([targets == 0, targets == 1, all_have, ~all_have], 1)
+    several = tfidf_margins(texts, mask, ["not good", "bad"], logit_count=4)
     assert (several > 0).tolist() == [[True, False, True, False], [False, True, True, False]]
+
+
+@pytest.mark.parametrize("texts", [["one two", "three four", "five six"], ["a b", "c d", "e f"]])
+@pytest.mark.parametrize("logit_count", [1, 2, 3])
+def test_the_linear_machine_without_a_term_goes_by_how_frequent_labels_are(texts, logit_count):
+    """A corpus of short titles would end an evaluation in scikit-learn's own error."""
+    targets = np.array([1, 1, 0])
+    found = tfidf_margins(texts, targets, ["one", "six", "x"], logit_count=logit_count)
+    assert found.shape == (3, logit_count)
+    assert ((found[:, 0] > 0) if logit_count == 1 else (found.argmax(axis=1) == 1)).all()
+    mask = targets[:, None] == np.arange(2)
+    several = tfidf_margins(texts, mask, ["one"], logit_count=2)
+    assert (several > 0).tolist() == [[False, True]]
 
 
 def test_examples_are_counted_by_their_lengths():

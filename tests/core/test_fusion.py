@@ -93,6 +93,17 @@ def test_several_labels_at_once_and_one_that_nobody_has():
     assert ((logits_BK > 0) == mask).mean() > 0.95
 
 
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("logit_count", [1, 2, 3])
+def test_a_view_without_a_term_says_nothing(view, logit_count):
+    """A corpus of titles that share no word would end a fit in scikit-learn's own error."""
+    tokens = tokens_of([[number] for number in range(30)])
+    fitted = fit_view(view, tokens, np.arange(30) % max(2, logit_count), logit_count=logit_count)
+    back = views_from(view_bytes([fitted]))[0]
+    np.testing.assert_array_equal(back.read(tokens).logits(), np.zeros((30, logit_count)))
+    assert len(back.read(tokens).contributions(np.zeros(30, int))[0]) == 0
+
+
 @pytest.mark.parametrize("output", ["binary", "multiclass", "multilabel"])
 def test_weights_go_to_what_is_worth_something(output):
     """Noise would have a say, or a part that knows be ignored."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn import metrics as theirs
 
 from robert_pipeline.core.metrics import (
@@ -123,3 +124,16 @@ def test_the_interval_of_a_difference_covers_the_truth_as_often_as_it_says():
         covered += low <= 0.4 * (0.5 - 0.4) <= high
     assert 0.92 < covered / 400 < 0.98
     assert paired_difference(np.ones(1), np.zeros(1)) == (1.0, -1.0, 1.0)
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 200))
+def test_a_difference_is_clear_only_where_mcnemars_exact_test_says_so(won, lost, neither):
+    """'RoBERT is better' would be said of four documents that told the two apart."""
+    if won + lost + neither < 2:
+        return
+    right = np.repeat([1.0, 0.0, 1.0], [won, lost, neither])
+    other = np.repeat([0.0, 1.0, 1.0], [won, lost, neither])
+    mean, low, high = paired_difference(right, other)
+    assert low <= mean <= high
+    if low > 0 or high < 0:
+        assert binomtest(won, won + lost).pvalue <= 0.05

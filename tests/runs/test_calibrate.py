@@ -74,6 +74,15 @@ def test_what_it_was_calibrated_on_is_not_fresh_any_more(settings):
         evaluate_head(settings, planned(settings, FRESH), out=f"{settings.model}-evaluation")
 
 
+def test_what_nobody_knows_is_not_known_after_calibrating(settings):
+    """A head from elsewhere would be said not to have learned from the documents that it knows by heart."""
+    save_head(settings.model, load_head(settings.model))
+    assert calibrate(settings, planned(settings, FRESH)).documents == 30
+    assert load_learned_keys(settings.model) is None
+    found = evaluate_head(settings, planned(settings, LEARN), out=f"{settings.model}-evaluation").evaluation
+    assert (found.test_documents, found.all_unseen) == (40, False)
+
+
 def test_a_label_that_the_head_does_not_know_is_named(settings):
     """A document's true label would be taken for another one."""
     other = load_head(settings.model)

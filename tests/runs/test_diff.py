@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,16 @@ def test_no_encoder_is_needed(project, candidate, tmp_path):
     """Heads could not be compared where the encoder is not installed, though nothing is embedded."""
     settings = replace(project, encoder=replace(project.encoder, name="no/such-encoder"))
     assert compared(settings, tmp_path, candidate).diff.documents == 40
+
+
+def test_a_file_of_rejected_rows_only_is_no_hindrance(project, candidate, tmp_path):
+    """One bad file would block every promotion."""
+    day = "day=2026-01-09"
+    shutil.copytree(project.corpus, tmp_path / "corpus")
+    write_file(tmp_path / "corpus" / day / "a.parquet", doc_id=["x", "y"], text=[" ", "\t"])
+    settings = replace(project, corpus=str(tmp_path / "corpus"), store=str(tmp_path / "store"))
+    embed(settings, partitions=[LEARN, day], run_id="r")
+    assert compared(settings, tmp_path, candidate, partitions=[LEARN, day]).diff.documents == 40
 
 
 def test_accuracy_leaves_out_what_a_head_has_learned(project, candidate, tmp_path):
