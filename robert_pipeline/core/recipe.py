@@ -15,7 +15,7 @@ from robert_pipeline.core.examples import Examples, Integers, TargetValues, logi
 from robert_pipeline.core.model import Calibration, Thresholds, TrainedHead, no_calibration, weights_sha256
 from robert_pipeline.core.origin import VectorOrigin
 from robert_pipeline.core.score import decide, label_probabilities
-from robert_pipeline.core.split import hold_out, text_fractions
+from robert_pipeline.core.split import Booleans, hold_out, text_fractions
 from robert_pipeline.core.targets import LabelledVectors, Targets, truth_mask
 from robert_pipeline.core.thresholds import f1_thresholds, precision_thresholds
 from robert_pipeline.core.train import Epoch, Fit, fit, loss_weights
@@ -36,11 +36,25 @@ class Recipe:
 
 
 def split_validation(
-    data: LabelledVectors, documents: Integers, targets: Targets, training: TrainingConfig
+    data: LabelledVectors,
+    documents: Integers,
+    targets: Targets,
+    training: TrainingConfig,
+    *,
+    known_B: Booleans | None = None,
 ) -> tuple[Integers, Integers]:
-    """(learned, held out) of `documents`, by text; every label keeps a document to learn from."""
+    """(learned, held out) of `documents`, by text; every label keeps a document to learn from.
+
+    Documents of `data` that are `known_B` to the encoder, which has learned from them, are not held out.
+    """
     fraction_B = text_fractions(data.text_key_B[documents], training.split)
-    held_B = hold_out(fraction_B, targets.truth_BK[documents], training.validation_fraction, keep=1)
+    held_B = hold_out(
+        fraction_B,
+        targets.truth_BK[documents],
+        training.validation_fraction,
+        keep=1,
+        known_B=None if known_B is None else known_B[documents],
+    )
     return documents[~held_B], documents[held_B]
 
 

@@ -30,8 +30,9 @@ BLOCK_DOCUMENTS = 1024
 def related_groups(counts: TermCounts) -> Int64:
     """Group of each document (B,), numbered from 0. Documents without relatives are groups of one.
 
-    Takes the lowest similarity at which no group holds more than a tenth of all documents. Memory is that of the rare
-    terms and of the pairs of documents that share them.
+    Takes the lowest similarity at which no group holds more than a tenth of all documents. Relatives of which there are
+    more than `RARE_SHARE` of the documents, or `RARE_DOCUMENTS`, share no rare term and are not found. Memory is that
+    of the rare terms and of the pairs of documents that share them.
     """
     count = len(counts)
     if count < 2:

@@ -38,13 +38,25 @@ def group_fractions(text_key_B: Integers, groups_B: Integers, salt: str) -> Floa
     return text_fractions(smallest[groups_B], salt)
 
 
-def hold_out(fraction_B: Floats, truth_BK: Booleans, share: float, *, keep: int) -> Booleans:
+def hold_out(
+    fraction_B: Floats,
+    truth_BK: Booleans,
+    share: float,
+    *,
+    keep: int,
+    known_B: Booleans | None = None,
+    most_unknown: float = 1.0,
+) -> Booleans:
     """Which documents are held out: those whose text's fraction is below `share`.
 
-    A label that would be left with fewer than `keep` documents keeps as many of its texts as it takes, those with the
-    highest fractions.
+    Documents `known_B`, which something has learned from already, are not; of the others as many more are as make up
+    for it, up to the share `most_unknown` of them. A label that would be left with fewer than `keep` documents keeps as
+    many of its texts as it takes, those with the highest fractions.
     """
     held_B = fraction_B < share
+    if known_B is not None and known_B.any():
+        others = len(known_B) - int(known_B.sum())
+        held_B = ~known_B & (fraction_B < min(most_unknown, share * len(known_B) / max(1, others)))
     left_K = (truth_BK & ~held_B[:, None]).sum(axis=0)
     for k in np.flatnonzero(left_K < keep):
         has_B = truth_BK[:, k]

@@ -18,11 +18,11 @@ from robert_pipeline.core.judge import Contender, answers_from
 from robert_pipeline.core.judge import evaluate as judge
 from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.core.recipe import split_validation
-from robert_pipeline.core.split import hold_out, text_fractions
+from robert_pipeline.core.split import Booleans, hold_out, text_fractions
 from robert_pipeline.core.targets import make_targets, targets_for
 from robert_pipeline.errors import ConfigError, TrainingError
 from robert_pipeline.pages.evaluation import evaluation_page
-from robert_pipeline.runs.labelled import head_logits, origin_of, read_texts, read_training_set
+from robert_pipeline.runs.labelled import head_logits, known_to_encoder, origin_of, read_texts, read_training_set
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.runs.score import load_head_for
 from robert_pipeline.storage.files import Files
@@ -84,15 +84,17 @@ def evaluate(
 ) -> EvaluateReport:
     """Train `settings.head` and its rivals anew, judge all on the same documents; keeps no head.
 
-    Raises TrainingError where labels are too few or unknown, StoreError for documents that are not embedded.
+    Documents that the encoder was fine-tuned on are learned from only. Raises TrainingError where labels are too few or
+    unknown, StoreError for documents that are not embedded.
     """
     training = settings.training
     with tempfile.TemporaryDirectory(prefix="robert-evaluate-") as folder:
         on_step("reading vectors", 0.0)
         data = read_training_set(settings, planned, Path(folder) / "vectors.arrow")
-        learning, test = _learning_and_test(data, settings, comparison)
+        known_B = known_to_encoder(planned, data.text_key_B)
+        learning, test = _learning_and_test(data, settings, comparison, known_B)
         targets = make_targets(data.labelled, learning, settings.head, training)
-        learned, held_out = split_validation(data.labelled, learning, targets, training)
+        learned, held_out = split_validation(data.labelled, learning, targets, training, known_B=known_B)
         texts = None
         if "tfidf" in comparison.against:
             on_step("reading texts", 0.0)
@@ -107,7 +109,7 @@ def evaluate(
             seeds=range(training.seed, training.seed + comparison.seeds),
             against=comparison.against,
             texts=texts,
-            facts=[*_data_facts(settings, planned, data), ("split", _split_fact(comparison))],
+            facts=[*_data_facts(settings, planned, data), ("split", _split_fact(comparison, int(known_B.sum())))],
             on_step=on_step,
         )
     return _write(evaluation, out)
@@ -149,18 +151,25 @@ def evaluate_head(settings: Settings, planned: Plan, *, out: str) -> EvaluateRep
     return _write(evaluation, out)
 
 
-def _learning_and_test(data: TrainingSet, settings: Settings, comparison: Comparison) -> tuple[Integers, Integers]:
+def _learning_and_test(
+    data: TrainingSet, settings: Settings, comparison: Comparison, known_B: Booleans
+) -> tuple[Integers, Integers]:
     everything = np.arange(len(data))
     if comparison.learn_from:
         test = data.in_partitions(comparison.judge_on)
+        test = test[~known_B[test]]
         learning = data.in_partitions(comparison.learn_from)
         learning = learning[~np.isin(data.text_key_B[learning], data.text_key_B[test])]
     else:
         targets = make_targets(data.labelled, everything, settings.head, settings.training)
         fraction_B = text_fractions(data.text_key_B, f"test/{settings.training.split}")
-        test_B = hold_out(fraction_B, targets.truth_BK, comparison.test_fraction, keep=2)
+        # Half of what the encoder does not know is left to stop and calibrate by.
+        test_B = hold_out(
+            fraction_B, targets.truth_BK, comparison.test_fraction, keep=2, known_B=known_B, most_unknown=0.5
+        )
         learning, test = everything[~test_B], everything[test_B]
-    for found, what in ((learning, "learn from"), (test, "judge by")):
+    learned = f"; the encoder has learned from {known_B.sum()}" if known_B.any() else ""
+    for found, what in ((learning, "learn from"), (test, f"judge by{learned}")):
         if len(found) == 0:
             raise TrainingError(
                 f"of {len(data)} labelled documents there are none to {what}",
@@ -182,11 +191,12 @@ def _data_facts(settings: Settings, planned: Plan, data: TrainingSet) -> list[tu
     ]
 
 
-def _split_fact(comparison: Comparison) -> str:
+def _split_fact(comparison: Comparison, known: int) -> str:
+    fact = f"{comparison.test_fraction:.0%} of the texts held out for the test by their hash"
     if comparison.learn_from:
         learned, judged = _names(comparison.learn_from), _names(comparison.judge_on)
-        return f"learned from {learned}, judged on {judged}; no text is on both sides"
-    return f"{comparison.test_fraction:.0%} of the texts held out for the test by their hash"
+        fact = f"learned from {learned}, judged on {judged}; no text is on both sides"
+    return fact + (f"; none of the {known:,} that the encoder has learned from" if known else "")
 
 
 def _head_facts(

@@ -4,6 +4,7 @@ A training that was killed goes on from its last state when it is started again 
 """
 
 import gc
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -30,11 +31,14 @@ from robert_pipeline.core.split import group_fractions, hold_out
 from robert_pipeline.core.targets import Targets, make_targets
 from robert_pipeline.core.terms import count_terms
 from robert_pipeline.errors import ConfigError, TrainingError
+from robert_pipeline.runs.labelled import known_to_encoder
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.storage.corpus import open_corpus
-from robert_pipeline.storage.encoders import identify_encoder
+from robert_pipeline.storage.encoders import EncoderIdentity, identify_encoder
 from robert_pipeline.storage.encoders.checkpoint import Checkpoint, load_checkpoint
 from robert_pipeline.storage.encoders.finetuned import save_encoder
+from robert_pipeline.storage.encoders.identity import POOLING_FILE, TOKENIZER_FILES
+from robert_pipeline.storage.encoders.learned import LEARNED_FILE, load_learned
 from robert_pipeline.storage.encoders.load import attention_kernel, training_kernels
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.token_set import TokenSet, build_token_set
@@ -43,6 +47,8 @@ from robert_pipeline.telemetry.watch import observed
 from robert_pipeline.types import Document, Reject
 
 STATE_FOLDER = ".finetune"
+TEMPORARY = ".encoder-"
+ENCODER_FILES = ("config.json", "model.safetensors", *TOKENIZER_FILES, POOLING_FILE)
 MOST_TOKENS = 200_000_000
 """Tokens of a corpus that are learned from at most: their terms are held in memory."""
 
@@ -81,6 +87,8 @@ class FinetuneReport:
     steps: int
     diverged: bool
     tokens_per_second: float
+    earlier_seconds: float
+    """Spent by processes that were killed."""
     way: str
     """How the encoder computed."""
 
@@ -97,10 +105,11 @@ def finetune(
 ) -> FinetuneReport:
     """Fine-tune `settings.encoder` on the planned partitions, as `settings.finetune` says; write it into folder `out`.
 
-    The old content of `out`, if it is an encoder, stays until then. Raises TrainingError where labels are too few or
-    the loss is not a number, CorpusError, EncoderError or StoreError.
+    An encoder that an earlier one wrote there stays until then. Raises TrainingError where labels are too few or the
+    loss is not a number, ConfigError where somebody else's files are in `out`, CorpusError, EncoderError or StoreError.
     """
     place = local_folder(out)
+    check_replaces_an_encoder(place, planned.encoder)
     checkpoint = load_checkpoint(planned.encoder)
     with tempfile.TemporaryDirectory(prefix="robert-finetune-") as folder:
         material = read_material(settings, planned, checkpoint, Path(folder))
@@ -114,7 +123,7 @@ def finetune(
             budget=budget,
             watchers=Watchers(on_step=on_progress, on_evaluation=on_evaluation),
         )
-    source = write_encoder(place, checkpoint, done)
+    source = write_encoder(place, checkpoint, material, done)
     shutil.rmtree(place / STATE_FOLDER, ignore_errors=True)
     return report_of(source, material, done, way)
 
@@ -136,6 +145,7 @@ def report_of(source: EncoderSource, material: Material, done: Finetuned, way: s
         steps=done.steps,
         diverged=done.diverged,
         tokens_per_second=done.tokens_per_second,
+        earlier_seconds=done.earlier_seconds,
         way=way,
     )
 
@@ -150,10 +160,26 @@ def local_folder(out: str) -> Path:
     return place
 
 
+def check_replaces_an_encoder(place: Path, source: EncoderIdentity) -> None:
+    """Raise ConfigError where writing an encoder into `place` would replace `source`, or files of somebody else."""
+    if place.resolve() == source.folder.resolve():
+        raise ConfigError(
+            f"'{place}' is to be written, and is the encoder that training begins with",
+            fix="Give another folder with --out",
+        )
+    there = [name for name in ENCODER_FILES if (place / name).exists()]
+    if there and not (place / LEARNED_FILE).exists() and not (place / STATE_FOLDER).exists():
+        raise ConfigError(
+            f"'{place}' holds {there[0]}, which was not fine-tuned here and would be replaced",
+            fix="Give a new folder with --out, or that of an encoder that was",
+        )
+
+
 def read_material(settings: Settings, planned: Plan, checkpoint: Checkpoint, folder: Path) -> Material:
     """Tokenise the planned partitions' labelled documents, find who is related, and hold a share of the groups out.
 
-    Raises TrainingError, CorpusError or ConfigError.
+    No document, nor a relative of one, is held out that the encoder has learned from before. Raises TrainingError,
+    CorpusError or ConfigError.
     """
     if settings.chunking.chunk_tokens > checkpoint.max_chunk_tokens:
         raise ConfigError(
@@ -172,7 +198,14 @@ def read_material(settings: Settings, planned: Plan, checkpoint: Checkpoint, fol
     targets = make_targets(documents.labelled, everything, settings.head, settings.training)
     groups_B = related_groups(count_terms(documents.tokens, pairs=True))
     fractions_B = group_fractions(documents.labelled.text_key_B, groups_B, settings.training.split)
-    held_B = hold_out(fractions_B, targets.truth_BK, settings.training.validation_fraction, keep=1)
+    known_B = known_to_encoder(planned, documents.labelled.text_key_B)
+    held_B = hold_out(
+        fractions_B,
+        targets.truth_BK,
+        settings.training.validation_fraction,
+        keep=1,
+        known_B=np.isin(groups_B, groups_B[known_B]),
+    )
     return Material(
         documents=documents,
         targets=targets,
@@ -215,6 +248,9 @@ def tune(
             "chunking": settings.chunking.fingerprint,
             "held_out": settings.training.validation_fraction,
             "split": settings.training.split,
+            "labels": list(material.targets.labels),
+            "targets": hashlib.sha256(material.targets.values.tobytes()).hexdigest(),
+            "learned": hashlib.sha256(material.learned.tobytes()).hexdigest(),
             **{f"config.{name}": value for name, value in asdict(settings.finetune).items()},
         },
     )
@@ -255,14 +291,27 @@ def tune(
     return done, way
 
 
-def write_encoder(place: Path, checkpoint: Checkpoint, done: Finetuned) -> EncoderSource:
-    """Write the tuned model into folder `place`, whole or not at all; say where it is."""
+def write_encoder(place: Path, checkpoint: Checkpoint, material: Material, done: Finetuned) -> EncoderSource:
+    """Write the tuned model into folder `place`; say where it is.
+
+    Killed between two of its files, it is whole once the training that goes on from its last state has written it.
+    """
     place.mkdir(parents=True, exist_ok=True)
+    for left in place.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    learned_keys = material.documents.labelled.text_key_B[material.learned]
+    earlier_keys = load_learned(checkpoint.identity.folder)
     weights = {
         name.removeprefix("encoder."): tensor for name, tensor in done.weights.items() if name.startswith("encoder.")
     }
-    with tempfile.TemporaryDirectory(prefix=".encoder-", dir=place) as temporary:
-        save_encoder(Path(temporary), checkpoint.model, weights, source=checkpoint.identity)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=place) as temporary:
+        save_encoder(
+            Path(temporary),
+            checkpoint.model,
+            weights,
+            source=checkpoint.identity,
+            learned_keys=np.concatenate([earlier_keys, learned_keys]),
+        )
         for written in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json"):
             target = place / written.name
             if target.is_dir():

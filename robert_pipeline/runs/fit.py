@@ -4,17 +4,19 @@ One folder comes out: the encoder, the head with its words, `evaluation.json` an
 A fit that was killed goes on where it was when it is started again.
 """
 
+import contextlib
 import dataclasses
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from robert_pipeline import __version__
-from robert_pipeline.config import Settings
+from robert_pipeline.config import Settings, TrainingConfig
 from robert_pipeline.core.compare import NAMES, OnStep
 from robert_pipeline.core.evaluation import Evaluation, to_json
 from robert_pipeline.core.examples import Integers
@@ -24,6 +26,7 @@ from robert_pipeline.core.fused_recipe import FusedRecipe, HeldOut, train_fused
 from robert_pipeline.core.fusion import Floats
 from robert_pipeline.core.judge import evaluate
 from robert_pipeline.core.model import TrainedHead
+from robert_pipeline.core.related import RARE_DOCUMENTS, RARE_SHARE
 from robert_pipeline.core.split import group_fractions
 from robert_pipeline.core.targets import Targets, make_targets
 from robert_pipeline.core.tfidf import DESCRIPTION, tfidf_margins
@@ -43,9 +46,11 @@ from robert_pipeline.runs.finetune import (
     write_encoder,
 )
 from robert_pipeline.runs.labelled import origin_of, read_texts, read_training_set
+from robert_pipeline.runs.labelled_copy import LabelledCopy, copy_labelled
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.runs.plan import plan as run_plan
 from robert_pipeline.storage.encoders.checkpoint import load_checkpoint
+from robert_pipeline.storage.encoders.learned import load_learned
 from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.heads import has_head, save_head
 from robert_pipeline.storage.training_set import TrainingSet
@@ -54,12 +59,14 @@ from robert_pipeline.telemetry.watch import observed
 CARD_FILE = "README.md"
 ENCODER_FOLDER = "encoder"
 STORE_FOLDER = ".store"
+LABELLED_FOLDER = ".labelled"
 SEEDS = 3
 RECIPE = ("learning_rate", "chunks_per_document", "step_tokens", "dropout", "layer_decay", "frozen_layers", "seed")
 SECONDS_AFTERWARDS = 120.0
 """For the heads, the words and the comparison."""
 SMALL_CORPUS = 1000
-"""Documents below which a larger share is held out."""
+"""Labelled documents below which a larger share is held out."""
+SMALL_CORPUS_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,9 +82,11 @@ class FitReport:
 
 
 def sane_settings(settings: Settings, documents: int) -> Settings:
-    """`settings` with the share of held-out documents that suits the size of the corpus."""
-    share = 0.2 if documents < SMALL_CORPUS else settings.training.validation_fraction
-    return replace(settings, training=replace(settings.training, validation_fraction=share))
+    """`settings` with the share of held-out documents that suits so many labelled ones, unless one was chosen."""
+    share = settings.training.validation_fraction
+    if documents >= SMALL_CORPUS or share != TrainingConfig().validation_fraction:
+        return settings
+    return replace(settings, training=replace(settings.training, validation_fraction=SMALL_CORPUS_SHARE))
 
 
 @observed("fit")
@@ -96,16 +105,21 @@ def fit(
     """
     started = time.monotonic()
     place = local_folder(out)
-    _check_replaces_a_model(place)
-    settings = sane_settings(settings, planned.document_count)
-    with tempfile.TemporaryDirectory(prefix="robert-fit-") as temporary:
-        on_step("reading documents", 0.0)
+    _check_replaces_a_model(place, planned)
+    asked = settings
+    on_step("reading documents", 0.0)
+    with (
+        tempfile.TemporaryDirectory(prefix="robert-fit-") as temporary,
+        _labelled_in(place / LABELLED_FOLDER, settings, planned) as copied,
+    ):
         checkpoint = load_checkpoint(planned.encoder)
+        settings = sane_settings(copied.settings, copied.documents)
+        planned = run_plan(settings, run_id=planned.job.run_id)
         material = read_material(settings, planned, checkpoint, Path(temporary))
         if len(material.held_out) < 2:
             raise TrainingError(
                 f"{len(material.documents)} labelled documents leave {len(material.held_out)} to judge by",
-                fix="Add documents: some dozens are needed, each label in several",
+                fix="Add documents that the encoder has not learned from: some dozens, each label in several",
             )
 
         def show(progress: Progress) -> None:
@@ -121,21 +135,28 @@ def fit(
             budget=_budget(settings, material, seconds=60 * max_minutes - (time.monotonic() - started)),
             watchers=Watchers(on_step=show),
         )
-        encoder = write_encoder(place / ENCODER_FOLDER, checkpoint, done)
+        encoder = write_encoder(place / ENCODER_FOLDER, checkpoint, material, done)
         tuned = report_of(encoder, material, done, way)
+        tuned = replace(
+            tuned,
+            unlabelled_documents=copied.unlabelled,
+            rejected_documents=copied.rejected + tuned.rejected_documents,
+        )
         on_step("embedding", 0.75)
         settings = replace(settings, encoder=encoder, store=str(place / STORE_FOLDER))
-        planned = run_plan(settings, partitions=[p.partition for p in planned.partitions], run_id=planned.job.run_id)
+        planned = run_plan(settings, run_id=planned.job.run_id)
         embedded = embed_plan(planned)
         planned = planned.embedded()
         data = read_training_set(settings, planned, Path(temporary) / "vectors.arrow")
-        recipe, evaluation = _train_and_judge(settings, planned, data, material, on_step)
-    save_head(str(place), recipe.head, learned_keys=data.text_key_B)
+        facts = [("corpus", asked.corpus), ("label column", asked.columns.label)]
+        recipe, evaluation = _train_and_judge(settings, planned, data, material, facts, on_step)
+        learned_keys = np.concatenate([data.text_key_B, load_learned(planned.encoder.folder)])
+    save_head(str(place), recipe.head, learned_keys=learned_keys)
     files = Files(str(place))
     files.write_bytes(JSON_FILE, to_json(evaluation).encode())
     files.write_bytes(PAGE_FILE, evaluation_page(evaluation).encode())
-    facts = _facts(settings, material, tuned, recipe, started)
-    files.write_bytes(CARD_FILE, model_card(evaluation, facts, _limits(material, tuned)).encode())
+    card = _facts(asked, material, tuned, recipe, started)
+    files.write_bytes(CARD_FILE, model_card(evaluation, card, _limits(material, tuned)).encode())
     for leftover in (STATE_FOLDER, STORE_FOLDER):
         shutil.rmtree(place / leftover, ignore_errors=True)
     on_step("done", 1.0)
@@ -149,8 +170,23 @@ def fit(
     )
 
 
-def _check_replaces_a_model(place: Path) -> None:
-    """Raise ConfigError where somebody's own files would be replaced: no earlier fit ended there, or was killed."""
+@contextlib.contextmanager
+def _labelled_in(folder: Path, settings: Settings, planned: Plan) -> Iterator[LabelledCopy]:
+    """A copy for as long as it is needed, in a place that stays the same: a fit that goes on knows its units by it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield copy_labelled(settings, planned, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_replaces_a_model(place: Path, planned: Plan) -> None:
+    """Raise ConfigError where somebody's own files would be replaced, or the encoder that the fit begins with."""
+    if (place / ENCODER_FOLDER).resolve() == planned.encoder.folder.resolve():
+        raise ConfigError(
+            f"--out is '{place}', whose encoder would be replaced, and is the one that the fit begins with",
+            fix="Give another folder with --out",
+        )
     made = (CARD_FILE, JSON_FILE, PAGE_FILE, ENCODER_FOLDER, STORE_FOLDER)
     there = [name for name in made if (place / name).exists()]
     if there and not has_head(str(place)) and not (place / STATE_FOLDER).exists():
@@ -171,7 +207,12 @@ def _budget(settings: Settings, material: Material, *, seconds: float) -> TimeBu
 
 
 def _train_and_judge(
-    settings: Settings, planned: Plan, data: TrainingSet, material: Material, on_step: OnStep
+    settings: Settings,
+    planned: Plan,
+    data: TrainingSet,
+    material: Material,
+    facts: Sequence[tuple[str, str]],
+    on_step: OnStep,
 ) -> tuple[FusedRecipe, Evaluation]:
     training = settings.training
     keys_B = material.documents.labelled.text_key_B
@@ -209,7 +250,7 @@ def _train_and_judge(
         output=recipe.head.config.output,
         learned_documents=len(learned),
         held_out_documents=len(held),
-        facts=[("corpus", settings.corpus), ("label column", settings.columns.label)],
+        facts=facts,
     )
     return recipe, evaluation
 
@@ -262,7 +303,7 @@ def _facts(
         ("head", f"{head.fingerprint}, {head.config.kind}"),
         ("weights of the parts", ", ".join(f"{name} {weight:.2f}" for name, weight in weights)),
         ("calibration", f"{head.calibration.method}, on {head.calibration.documents:,} held-out documents"),
-        ("minutes", f"{(time.monotonic() - started) / 60:.0f}"),
+        ("minutes", f"{(time.monotonic() - started + tuned.earlier_seconds) / 60:.0f}"),
         ("code version", __version__),
     ]
 
@@ -279,6 +320,7 @@ def _limits(material: Material, tuned: FinetuneReport) -> list[str]:
     if tuned.groups < len(material.documents):
         limits.append(
             "Documents that share rare words (chapters of one book, posts of one thread) were kept on one side of the "
-            "split: the figures are for documents unrelated to those learned from."
+            f"split. A book or thread of more than {RARE_SHARE:.0%} of the documents, or more than {RARE_DOCUMENTS} of "
+            "them, is not found: where there are such, the figures are of documents whose relatives were learned from."
         )
     return limits

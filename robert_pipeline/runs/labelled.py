@@ -10,9 +10,10 @@ from robert_pipeline.config import Settings
 from robert_pipeline.core.examples import logits
 from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.core.origin import VectorOrigin
-from robert_pipeline.core.split import Integers, text_keys
+from robert_pipeline.core.split import Booleans, Integers, text_keys
 from robert_pipeline.runs.plan import Plan
 from robert_pipeline.storage.corpus import open_corpus
+from robert_pipeline.storage.encoders.learned import load_learned
 from robert_pipeline.storage.shards import EmbeddingShard, open_shard
 from robert_pipeline.storage.store import open_store
 from robert_pipeline.storage.training_set import TrainingSet, build_training_set
@@ -37,6 +38,12 @@ def planned_shards(planned: Plan) -> Iterator[EmbeddingShard]:
     for partition in planned.partitions:
         for unit in partition.units:
             yield open_shard(store.files, store.embedding_path(planned.job.key, partition.partition, unit.unit_id))
+
+
+def known_to_encoder(planned: Plan, text_key_B: Integers) -> Booleans:
+    """Which texts the plan's encoder has learned from (B,). Raises EncoderError."""
+    known_B: Booleans = np.isin(text_key_B, load_learned(planned.encoder.folder))
+    return known_B
 
 
 def origin_of(planned: Plan) -> VectorOrigin:

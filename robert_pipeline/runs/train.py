@@ -13,8 +13,9 @@ from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.core.recipe import split_validation, train_head
 from robert_pipeline.core.targets import make_targets
 from robert_pipeline.core.train import Epoch
-from robert_pipeline.runs.labelled import origin_of, read_training_set
+from robert_pipeline.runs.labelled import known_to_encoder, origin_of, read_training_set
 from robert_pipeline.runs.plan import Plan
+from robert_pipeline.storage.encoders.learned import load_learned
 from robert_pipeline.storage.heads import save_head
 from robert_pipeline.telemetry.instruments import TRAIN_ACCURACY, Point
 from robert_pipeline.telemetry.watch import observed
@@ -44,7 +45,8 @@ class TrainReport:
 def train(settings: Settings, planned: Plan, *, on_epoch: Callable[[Epoch], None] = lambda _: None) -> TrainReport:
     """Train `settings.head` on the planned partitions, all of whose shards must exist; calibrate; save the head.
 
-    It goes to `settings.model`. Raises TrainingError, CorpusError or StoreError; the old head stays until then.
+    It goes to `settings.model`. Documents that the encoder has learned from are not held out. Raises TrainingError,
+    CorpusError or StoreError; the old head stays until then.
     """
     started = time.monotonic()
     training = settings.training
@@ -52,7 +54,8 @@ def train(settings: Settings, planned: Plan, *, on_epoch: Callable[[Epoch], None
         data = read_training_set(settings, planned, Path(folder) / "vectors.arrow")
         everything = np.arange(len(data))
         targets = make_targets(data.labelled, everything, settings.head, training)
-        learned, held_out = split_validation(data.labelled, everything, targets, training)
+        known_B = known_to_encoder(planned, data.text_key_B)
+        learned, held_out = split_validation(data.labelled, everything, targets, training, known_B=known_B)
         done = train_head(
             data.labelled,
             targets,
@@ -63,7 +66,8 @@ def train(settings: Settings, planned: Plan, *, on_epoch: Callable[[Epoch], None
             origin=origin_of(planned),
             on_epoch=on_epoch,
         )
-    save_head(settings.model, done.head, learned_keys=data.text_key_B)
+    learned_keys = np.concatenate([data.text_key_B, load_learned(planned.encoder.folder)])
+    save_head(settings.model, done.head, learned_keys=learned_keys)
     return TrainReport(
         head=done.head,
         model=settings.model,

@@ -54,6 +54,14 @@ class TokenSet:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
+def nothing_to_learn(*, unlabelled: int, rejected: int) -> TrainingError:
+    """What to raise where no document has a label."""
+    return TrainingError(
+        f"there is nothing to learn from: {unlabelled} documents have no label, {rejected} rows cannot be used",
+        fix="Name the column that holds the true labels with --label-column",
+    )
+
+
 def build_token_set(
     partitions: Iterable[tuple[Iterable[tuple[str, str | None]], Iterable[Document | Reject]]],
     tokenizer: Tokenizer,
@@ -118,11 +126,7 @@ class _Builder:
 
     def finish(self, path: Path) -> TokenSet:
         if not self._counts:
-            raise TrainingError(
-                f"there is nothing to learn from: {self._unlabelled} documents have no label, {self._rejected} rows "
-                "cannot be used",
-                fix="Name the column that holds the true labels with --label-column",
-            )
+            raise nothing_to_learn(unlabelled=self._unlabelled, rejected=self._rejected)
         order = sorted(self._names)
         rank = np.empty(len(order), np.int64)
         for new, name in enumerate(order):

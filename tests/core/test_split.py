@@ -48,3 +48,26 @@ def test_copies_stay_together_and_labels_keep_documents(cases, share, keep):
         assert len({bool(held) for (each, _), held in zip(cases, held_B, strict=True) if each == text}) == 1
     assert ((truth_BK & ~held_B[:, None]).sum(0) >= np.minimum(keep, truth_BK.sum(0))).all()
     assert (held_B <= (fraction_B < share)).all()
+
+
+@given(cases, st.floats(0, 1), st.floats(0.1, 1), st.sets(st.integers(0, 8)))
+def test_what_is_known_already_is_never_held_out(cases, share, most, known):
+    """A head would be judged on texts that its encoder was fine-tuned on."""
+    text_B = np.array([text for text, _ in cases])
+    fraction_B, known_B = text_fractions(text_B, "s"), np.isin(text_B, list(known))
+    truth_BK = np.array([label for _, label in cases])[:, None] == np.arange(4)
+    held_B = hold_out(fraction_B, truth_BK, share, keep=1, known_B=known_B, most_unknown=most)
+    assert not (held_B & known_B).any()
+    if not known_B.any():
+        assert held_B.tolist() == hold_out(fraction_B, truth_BK, share, keep=1).tolist()
+
+
+def test_what_is_known_is_made_up_for():
+    """Of a corpus that the encoder knows most of, next to nothing would be left to judge by."""
+    keys = text_keys([hashlib.sha256(str(number).encode()).hexdigest() for number in range(20_000)])
+    known_B, truth_BK = np.arange(20_000) % 20 > 3, np.ones((20_000, 1), bool)
+    shares = [
+        hold_out(text_fractions(keys, "s"), truth_BK, share, keep=1, known_B=known_B, most_unknown=0.5).mean()
+        for share in (0.05, 0.15)
+    ]
+    np.testing.assert_allclose(shares, [0.05, 0.1], atol=0.01)

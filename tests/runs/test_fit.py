@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +18,20 @@ import pytest
 
 from robert_pipeline.config import Chunking, FinetuneConfig, Settings
 from robert_pipeline.core.evaluation import from_json
-from robert_pipeline.errors import ConfigError, TrainingError
-from robert_pipeline.runs.finetune import STATE_FOLDER, finetune
-from robert_pipeline.runs.fit import STORE_FOLDER, fit
+from robert_pipeline.core.finetune.loop import Watchers
+from robert_pipeline.errors import ConfigError, EncoderError, TrainingError
+from robert_pipeline.runs.embed import embed
+from robert_pipeline.runs.evaluate import Comparison, evaluate
+from robert_pipeline.runs.finetune import STATE_FOLDER, finetune, read_material, tune
+from robert_pipeline.runs.fit import LABELLED_FOLDER, STORE_FOLDER, fit
 from robert_pipeline.runs.plan import plan
 from robert_pipeline.runs.predict import predict
-from robert_pipeline.storage.heads import load_head
+from robert_pipeline.runs.train import train
+from robert_pipeline.storage.encoders import identify_encoder
+from robert_pipeline.storage.encoders.checkpoint import load_checkpoint
+from robert_pipeline.storage.encoders.learned import LEARNED_FILE, load_learned
+from robert_pipeline.storage.files import Files
+from robert_pipeline.storage.heads import load_head, load_learned_keys
 from tests.projects import WORDS, texts
 
 COUNT = 40
@@ -54,12 +65,10 @@ def fitted(settings, tmp_path_factory):
 
 def test_one_folder_is_the_whole_model(fitted, tmp_path):
     """A model could not be handed on: an encoder, a page or the card would be missing, or a store left behind."""
-    from pathlib import Path
-
     found = {path.name for path in Path(fitted.model).iterdir()}
     words = f"words-{fitted.head.fingerprint}.safetensors"
     assert {"encoder", "head.json", "evaluation.json", "evaluation.html", "README.md", words} <= found
-    assert not found & {STATE_FOLDER, STORE_FOLDER}
+    assert not found & {STATE_FOLDER, STORE_FOLDER, LABELLED_FOLDER}
     assert json.loads((Path(fitted.model) / "head.json").read_text())["encoder"]["name"] == "./encoder"
     back = load_head(fitted.model)
     assert back.fingerprint == fitted.head.fingerprint
@@ -73,8 +82,6 @@ def test_one_folder_is_the_whole_model(fitted, tmp_path):
 
 def test_it_labels_after_its_folder_was_moved(fitted, settings, tmp_path):
     """A model copied to another machine would look for an encoder that is not there."""
-    import shutil
-
     moved = tmp_path / "elsewhere"
     shutil.copytree(fitted.model, moved)
     rows = [(f"{label}-{i}", text, "") for label in WORDS for i, text in enumerate(texts(label, 10, "new"))]
@@ -104,6 +111,7 @@ def test_every_part_is_judged_on_the_same_documents(fitted):
     assert total == 2 * COUNT
     assert fitted.finetune.unlabelled_documents == 1
     assert fitted.finetune.rejected_documents == 1
+    assert fitted.embedded_documents == total  # of a night's million documents those without a label would be, too
 
 
 def test_several_labels_a_document(settings, tmp_path):
@@ -137,6 +145,68 @@ def test_a_finetuned_encoder_loads_anywhere_and_is_another_one(settings, tmp_pat
     assert AutoTokenizer.from_pretrained(tmp_path / "encoder")("goal")["input_ids"]
     assert not (tmp_path / "encoder" / STATE_FOLDER).exists()
     assert finetune(settings, plan(settings, run_id="tune"), out=str(tmp_path / "encoder")).steps == report.steps
+
+
+def test_nothing_made_with_a_finetuned_encoder_is_judged_on_what_it_learned(settings, tmp_path):
+    """Any labels at all would be 'predicted' by an encoder that knows the texts by heart."""
+    rng = np.random.default_rng(0)
+    found = pq.read_table(settings.corpus).to_pylist()
+    rows = [(row["doc_id"], row["text"], "ab"[rng.integers(2)]) for row in found if row["label"]]
+    write(tmp_path / "corpus.parquet", rows)
+    settings = replace(
+        settings,
+        corpus=str(tmp_path / "corpus.parquet"),
+        store=str(tmp_path / "store"),
+        model=str(tmp_path / "model"),
+        training=replace(settings.training, validation_fraction=0.5, epochs=3),
+    )
+    tuned = finetune(settings, plan(settings, run_id="tune"), out=str(tmp_path / "encoder"))
+    learned = load_learned(tmp_path / "encoder")
+    assert len(learned) == tuned.learned_documents < 2 * COUNT
+    settings = replace(settings, encoder=tuned.encoder)
+    assert identify_encoder(settings.encoder).fingerprint == tuned.encoder_fingerprint
+    embed(settings, run_id="r")
+    planned = plan(settings, run_id="r")
+    trained = train(settings, planned)
+    assert 0 < trained.held_out_documents <= tuned.held_out_documents
+    assert set(learned.tolist()) <= set(load_learned_keys(settings.model).tolist())
+    compared = Comparison(seeds=1, against=("tfidf",))
+    page = evaluate(settings, planned, compared, out=str(tmp_path / "page")).evaluation
+    assert page.test_documents <= tuned.held_out_documents / 2 + 4
+    assert page.models[0].accuracy.mean < 0.9
+    assert f"none of the {len(learned)} that the encoder has learned from" in dict(page.facts)["split"]
+    again = finetune(settings, plan(settings, run_id="again"), out=str(tmp_path / "again"))
+    assert again.held_out_documents <= tuned.held_out_documents
+    assert set(learned.tolist()) <= set(load_learned(tmp_path / "again").tolist())
+    (tmp_path / "encoder" / LEARNED_FILE).write_bytes(b"cut")
+    with pytest.raises(EncoderError, match=r"text_keys\.safetensors cannot be read"):
+        train(settings, planned)
+
+
+def test_a_training_goes_on_only_with_what_it_began_with(settings, tmp_path):
+    """Labels that were mended would be learned by a classifier of the old ones, or end the training in torch."""
+    states = Files(str(tmp_path / "states"))
+
+    def tuned(settings):
+        planned = plan(settings, run_id="tune")
+        checkpoint = load_checkpoint(planned.encoder)
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        material = read_material(settings, planned, checkpoint, folder)
+        steps = []
+        watchers = Watchers(on_step=lambda progress: steps.append(progress.step))
+        done, _ = tune(settings, checkpoint, material, states=states, budget=None, watchers=watchers)
+        return done, steps
+
+    first, steps = tuned(settings)
+    assert steps[0] == 1
+    again, steps = tuned(settings)
+    assert steps == []
+    assert again.tokens_per_second == pytest.approx(first.tokens_per_second)
+    assert again.earlier_seconds > 0
+    other = replace(settings, training=replace(settings.training, positive_label="business"))
+    assert tuned(other)[1][0] == 1
+    several = replace(settings, head=replace(settings.head, output="multilabel"))
+    assert tuned(several)[1][0] == 1
 
 
 KILLED = """
@@ -272,6 +342,26 @@ def test_what_is_no_model_is_not_replaced(settings, tmp_path):
             make(settings, planned, out=str(own))
     assert [path.name for path in own.parent.iterdir()] == ["README.md"]
     assert own.read_text() == "mine"
+
+
+def test_an_encoder_is_not_written_over_the_one_it_begins_with_or_anybodys(settings, tmp_path):
+    """Pretrained weights would be gone, and the next training begin with tuned ones."""
+    base = tmp_path / "base"
+    shutil.copytree(settings.encoder.name, base)
+    (tmp_path / "link").symlink_to(base)
+    own = replace(settings, encoder=replace(settings.encoder, name=str(base)))
+    before = identify_encoder(own.encoder).fingerprint
+    for out in (base, tmp_path / "link"):
+        with pytest.raises(ConfigError, match="is the encoder that training begins with"):
+            finetune(own, plan(own, run_id="tune"), out=str(out))
+    with pytest.raises(ConfigError, match="was not fine-tuned here"):
+        finetune(settings, plan(settings, run_id="tune"), out=str(base))
+    inside = tmp_path / "model"
+    shutil.copytree(base, inside / "encoder")
+    own = replace(settings, encoder=replace(settings.encoder, name=str(inside / "encoder")))
+    with pytest.raises(ConfigError, match="is the one that the fit begins with"):
+        fit(own, plan(own, run_id="fit"), out=str(inside))
+    assert identify_encoder(replace(settings.encoder, name=str(base))).fingerprint == before
 
 
 def test_training_that_diverges_says_so(settings, tmp_path):

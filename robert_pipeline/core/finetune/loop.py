@@ -110,6 +110,8 @@ class TrainingState:
     """How many there is time for; None where that is not known yet."""
     seconds: float = 0.0
     """Spent so far."""
+    tokens: int = 0
+    """Trained on so far."""
     weights: dict[str, Tensor] = field(default_factory=dict)
     moments: dict[str, Tensor] = field(default_factory=dict)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -129,6 +131,9 @@ class Finetuned:
     steps: int
     diverged: bool
     tokens_per_second: float
+    """Of all of it, whatever process did it."""
+    earlier_seconds: float
+    """Spent by processes that were killed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,15 +200,18 @@ class Finetuning:
     ) -> Finetuned:
         """Train on documents `learn`, keep the weights that do best on `held_out` (the last ones where it is empty).
 
-        With `budget` the learning rate falls over the steps that there is time for. With `state` it goes on from there,
-        on the very steps that would have come. Stops early when the held-out loss no longer falls. When the loss is no
-        longer a number it stops, keeps the best weights and says so; raises TrainingError where there are none yet.
+        With `budget` the learning rate falls over the steps that there is time for, else over all of them. With `state`
+        it goes on from there, on the very steps that would have come. Stops early when the held-out loss no longer
+        falls. When the loss is no longer a number it stops, keeps the best weights and says so; raises TrainingError
+        where there are none yet.
         """
         watchers = watchers or Watchers()
         state = self._resume(state)
+        if budget is None:
+            state.steps = None  # one that was killed may have had less time
         schedule = _Schedule(self._documents, learn, self._config, steps=state.steps)
         started, kept_at, tokens, skipped = self._clock(), self._clock(), 0, 0
-        before, diverged = state.seconds, False
+        before, before_tokens, diverged = state.seconds, state.tokens, False
         pace = None if budget is None else Pace(budget, first_step=state.step)
         try:
             # One that had stopped early, and was killed then, has no step to come.
@@ -215,7 +223,7 @@ class Finetuning:
                 state.step = number + 1
                 tokens += schedule.tokens(step)
                 seconds = self._clock() - started
-                state.seconds = before + seconds
+                state.seconds, state.tokens = before + seconds, before_tokens + tokens
                 fitting = None if pace is None else pace.steps(state.step, state.seconds, tokens)
                 if fitting is not None:  # so that the learning rate has fallen when the time is up
                     state.steps = schedule.steps = min(schedule.whole, fitting)
@@ -234,7 +242,7 @@ class Finetuning:
                     break
         finally:
             self._workers.close()
-        return self._finish(state, schedule.epochs, diverged, tokens / max(1e-9, self._clock() - started))
+        return self._finish(state, schedule.epochs, diverged=diverged, earlier_seconds=before)
 
     def _resume(self, state: TrainingState | None) -> TrainingState:
         if state is None or state.step == 0:
@@ -249,6 +257,7 @@ class Finetuning:
             step=state.step,
             steps=state.steps,
             seconds=state.seconds,
+            tokens=state.tokens,
             weights=self._master.weights(),
             moments=self._master.moments(),
             best_weights=state.best_weights,
@@ -329,7 +338,7 @@ class Finetuning:
         self._model.train()
         return sums_BK / counts_B[:, None]
 
-    def _finish(self, state: TrainingState, epochs: float, diverged: bool, rate: float) -> Finetuned:
+    def _finish(self, state: TrainingState, epochs: float, *, diverged: bool, earlier_seconds: float) -> Finetuned:
         if diverged and not state.best_weights:
             raise TrainingError(
                 f"the loss is not a number after step {state.step}, before the first evaluation",
@@ -345,7 +354,8 @@ class Finetuning:
             epochs=epochs,
             steps=state.step,
             diverged=diverged,
-            tokens_per_second=rate,
+            tokens_per_second=state.tokens / max(1e-9, state.seconds),
+            earlier_seconds=earlier_seconds,
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from robert_pipeline.config import EncoderSource, fingerprint
 from robert_pipeline.errors import EncoderError
+from robert_pipeline.storage.encoders.learned import LEARNED_FILE
 
 if TYPE_CHECKING:
     from robert_pipeline.core.pooling import Pooled
@@ -109,7 +110,14 @@ def _find(source: EncoderSource) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json", POOLING_FILE, *TOKENIZER_FILES]
+    patterns = [
+        "config.json",
+        "*.safetensors",
+        "*.safetensors.index.json",
+        POOLING_FILE,
+        *TOKENIZER_FILES,
+        LEARNED_FILE,
+    ]
     try:
         return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=patterns))
     except LocalEntryNotFoundError as error:
