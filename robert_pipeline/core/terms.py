@@ -4,13 +4,15 @@ neighbouring tokens, written as one integer.
 Axes: B documents, N occurrences of terms, C counts (one a document and term).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 Int64 = NDArray[np.int64]
 
+TOKENS_AT_ONCE = 1 << 22
 PAIR_SHIFT = 32
 """A pair (a, b) is (a + 1) << 32 | b; a single token is its id."""
 
@@ -55,7 +57,26 @@ class TermCounts:
 
 
 def count_terms(tokens: DocumentTokens, *, pairs: bool) -> TermCounts:
-    """Count the terms of documents. A pair never spans two documents."""
+    """Count the terms of documents. A pair never spans two documents.
+
+    Sorts some documents at a time: beside the counts, memory is that of `TOKENS_AT_ONCE` tokens, or of one document.
+    """
+    ends_B = np.cumsum(tokens.tokens_B)
+    cuts = np.flatnonzero(np.diff(ends_B // TOKENS_AT_ONCE, prepend=0))
+    parts: list[TermCounts] = []
+    for first, last in pairwise([0, *cuts.tolist(), len(tokens)]):
+        ids = tokens.token_ids[ends_B[first - 1] if first else 0 : ends_B[last - 1] if last else 0]
+        part = _count_terms(DocumentTokens(token_ids=ids, tokens_B=tokens.tokens_B[first:last]), pairs=pairs)
+        parts.append(replace(part, document_C=part.document_C + first))
+    return TermCounts(
+        document_C=np.concatenate([part.document_C for part in parts]),
+        term_C=np.concatenate([part.term_C for part in parts]),
+        count_C=np.concatenate([part.count_C for part in parts]),
+        tokens_B=np.asarray(tokens.tokens_B, np.int64),
+    )
+
+
+def _count_terms(tokens: DocumentTokens, *, pairs: bool) -> TermCounts:
     document_N, term_N, _ = occurrences(tokens, pairs=pairs)
     order = np.lexsort((term_N, document_N))
     document_N, term_N = document_N[order], term_N[order]

@@ -49,8 +49,8 @@ from robert_pipeline.types import Document, Reject
 STATE_FOLDER = ".finetune"
 TEMPORARY = ".encoder-"
 ENCODER_FILES = ("config.json", "model.safetensors", *TOKENIZER_FILES, POOLING_FILE)
-MOST_TOKENS = 200_000_000
-"""Tokens of a corpus that are learned from at most: their terms are held in memory."""
+MOST_TOKENS = 100_000_000
+"""Tokens of a corpus that are learned from at most: their terms are held in memory, some 64 bytes a token."""
 
 OnProgress = Callable[[Progress], None]
 OnEvaluation = Callable[[Evaluation], None]

@@ -11,6 +11,7 @@ from heads import flat, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robert_pipeline.core import terms
 from robert_pipeline.core.fusion import fit_views, fit_weights, make_fusion, view_bytes, views_from, weighted
 from robert_pipeline.core.lexical import VIEWS, fit_view
 from robert_pipeline.core.score import score
@@ -35,10 +36,13 @@ def learnable(count, *, classes=3, seed=0):
     return tokens_of(texts), targets
 
 
-@given(texts)
-def test_terms_are_counted_within_each_document(texts):
-    """A pair would span two documents, or a term be counted for another."""
-    counts = count_terms(tokens_of(texts), pairs=True)
+@given(texts, st.integers(1, 40))
+def test_terms_are_counted_within_each_document(texts, at_once):
+    """A pair would span two documents, or a term be counted for another, or for a document counted elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(terms, "TOKENS_AT_ONCE", at_once)
+        counts = count_terms(tokens_of(texts), pairs=True)
+    assert counts.document_C.tolist() == sorted(counts.document_C.tolist())
     found = {(d, t): c for d, t, c in zip(counts.document_C, counts.term_C, counts.count_C, strict=True)}
     wanted = Counter()
     for number, text in enumerate(texts):
