@@ -310,7 +310,8 @@ class Warehouse:
     `uri` is a folder (iceberg, delta, parquet), a file (duckdb), `postgresql://user@host/database` (postgres) or
     `bigquery://project?location=EU` (bigquery). `namespace` is what the kind has: namespace, folder, schema, data set.
     `catalog` is Iceberg's: nothing for a SQLite file in the folder, else `postgresql://…` or the `https://…` of a REST
-    catalog. No address holds a secret: `${NAME}` stands for an environment variable, which is read when connecting.
+    catalog. No address holds a secret: in one of a database or a catalog `${NAME}` stands for an environment variable,
+    which is read when connecting.
     """
 
     uri: str = "warehouse"

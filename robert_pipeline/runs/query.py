@@ -66,8 +66,10 @@ def _register(connection: "duckdb.DuckDBPyConnection", sink: Sink, uri: str, as_
             f"nothing is published in {uri} yet", fix="Run 'robert publish', or give another warehouse"
         )
     if as_of is not None:
-        # A table that is younger than that moment was empty then; all of them cannot be.
-        existing = [table for table in published if sink.history(table)[0].at <= as_of]
+        # A table that is younger than that moment was empty then; all of them cannot be. One that has lost its first
+        # versions is not known to be younger.
+        oldest = {table: sink.history(table)[0] for table in published}
+        existing = [table for table in published if oldest[table].at <= as_of or not oldest[table].is_first]
         published = existing or published
     for table in TABLES:
         empty = contract_of(table).schema.empty_table()

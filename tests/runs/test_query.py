@@ -1,6 +1,7 @@
 """SQL over the published tables."""
 
 import datetime
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import WarehouseError
 from robert_pipeline.runs.query import query
 from robert_pipeline.storage.warehouse import open_warehouse
+from robert_pipeline.storage.warehouse.sink import Upkeep
 
 
 @pytest.fixture
@@ -101,3 +103,25 @@ def test_an_empty_warehouse_says_so(tmp_path):
     with pytest.raises(WarehouseError, match=r"nothing is published in .*nowhere yet"):
         query(Warehouse(uri=str(tmp_path / "nowhere")), "select 1")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sink", ["iceberg", "delta", "parquet"])
+def test_a_moment_that_is_no_longer_kept_is_refused(tmp_path, sink):
+    """An audit of a past moment would be told that nothing was labelled then."""
+    warehouse = Warehouse(uri=str(tmp_path / "warehouse"), sink=sink)
+    tables = open_warehouse(warehouse)
+    tables.replace_partition("rejects", "day=1", [rejects("day=1", 2)], "a")
+    before = datetime.datetime.now(datetime.UTC)
+    time.sleep(0.01)
+    tables.replace_partition("predictions", "day=1", [predictions("day=1", 3)], "a")
+    time.sleep(0.01)
+    between = datetime.datetime.now(datetime.UTC)
+    time.sleep(0.01)
+    for key in ("b", "c"):
+        tables.replace_partition("predictions", "day=1", [predictions("day=1", 3)], key)
+    counted = "select count(*) as n from predictions"
+    assert query(warehouse, counted, as_of=before).to_pylist() == [{"n": 0}]
+    assert query(warehouse, counted, as_of=between).to_pylist() == [{"n": 3}]
+    tables.maintain("predictions", Upkeep(keep_days=0, stray_hours=0), dry_run=False)
+    with pytest.raises(WarehouseError, match=r"keeps no version as old as|removed by maintenance"):
+        query(warehouse, counted, as_of=between)

@@ -64,6 +64,11 @@ def local_path(uri: str) -> Path | None:
     """The absolute path that a plain path or a file:// URI means; None for the URI of anything else (s3://, gs://)."""
     if not uri.strip():
         raise WarehouseError("warehouse.uri is empty", fix="Give a folder, for example ./warehouse")
+    if _REFERENCE.search(uri):
+        raise WarehouseError(
+            f"warehouse.uri {uri} names an environment variable, which stands for a secret of a database or a catalog",
+            fix="Write the folder itself",
+        )
     if uri.lower().startswith("file:"):
         parts = urlsplit(uri.replace("?", "%3F").replace("#", "%23"))
         if parts.netloc not in ("", "localhost"):

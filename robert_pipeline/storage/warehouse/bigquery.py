@@ -129,8 +129,18 @@ class BigQuerySink:
             statements = sql.create_statements(contract, self._project, self._dataset)
         else:
             statements = sql.add_columns(contract, self._project, self._dataset, missing)
+        if missing is None or not self._has_ledger():
+            statements = [*sql.ledger_statements(contract, self._project, self._dataset), *statements]
         for statement in statements:
             self._query(statement)
+
+    def _has_ledger(self) -> bool:
+        """Whether anything was ever committed: a table may also have been made by hand."""
+        try:
+            self._client().get_table(self._reference(sql.LEDGER))
+        except NotFound:
+            return False
+        return True
 
     def _missing(self, contract: Contract) -> list[str] | None:
         """Columns that the table still has to be given; None where there is no table. Refuses a foreign one."""
@@ -156,6 +166,8 @@ class BigQuerySink:
             return {} if self._missing(contract) is None else self._keys(contract)
 
     def _keys(self, contract: Contract) -> dict[str, str]:
+        if not self._has_ledger():
+            return {}
         rows = self._query(sql.ledger_query(contract, self._project, self._dataset))
         return {row["partition"]: row["commit_key"] for row in rows}
 

@@ -29,17 +29,31 @@ def quoted(*names: str) -> str:
 
 
 def create_statements(contract: Contract, project: str, dataset: str) -> list[str]:
-    """What makes the table of a contract and the two tables that commits need; nothing where they exist."""
-    table = quoted(project, dataset, contract.name)
-    ledger, locks = quoted(project, dataset, LEDGER), quoted(project, dataset, LOCKS)
+    """What makes the table of a contract.
+
+    What was committed to an earlier one, which somebody has dropped, is gone with it: forgotten first, so that whoever
+    finds the table finds no key of the earlier one.
+    """
+    table, ledger = quoted(project, dataset, contract.name), quoted(project, dataset, LEDGER)
     (create,) = sql_statements(contract, "bigquery", table)
     head, _, options = create.rpartition("\n) OPTIONS")
     # Clustered, so that replacing a partition reads little but that partition.
     create = f"{head}\n) CLUSTER BY `partition` OPTIONS{options}".replace(
         "CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1
     )
+    name = text_literal(contract.name, "bigquery")
+    tables = f"{quoted(project, dataset)}.INFORMATION_SCHEMA.TABLES"
+    forget = (
+        f"IF NOT EXISTS (SELECT 1 FROM {tables} WHERE table_name = {name}) THEN\n"
+        f"  DELETE FROM {ledger} WHERE table_name = {name};\nEND IF"
+    )
+    return [forget, create]
+
+
+def ledger_statements(contract: Contract, project: str, dataset: str) -> list[str]:
+    """What makes the two tables that commits need; nothing where they exist."""
+    ledger, locks = quoted(project, dataset, LEDGER), quoted(project, dataset, LOCKS)
     return [
-        create,
         f"CREATE TABLE IF NOT EXISTS {ledger} (number INT64 NOT NULL, table_name STRING NOT NULL, "
         "`partition` STRING NOT NULL, commit_key STRING NOT NULL, committed_at TIMESTAMP NOT NULL)",
         f"CREATE TABLE IF NOT EXISTS {locks} (table_name STRING NOT NULL, transactions INT64 NOT NULL)",

@@ -273,6 +273,7 @@ def _versions(table: DeltaTable) -> list[Version]:
             at=datetime.fromtimestamp(entry["timestamp"] / 1000, UTC),
             partition=entry.get(dt.PARTITION_INFO),
             commit_key=entry.get(dt.KEY_INFO),
+            is_first=int(entry["version"]) == 0,
         )
         for entry in sorted(table.history(), key=lambda entry: int(entry["version"]))
     ]

@@ -41,6 +41,7 @@ from schemas.render import identifier, sql_columns, sql_statements, text_literal
 
 T = TypeVar("T")
 
+LEDGER = "robert_commits"
 SETTINGS = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -62,7 +63,7 @@ class DuckdbSink:
         self._file: Path = local_folder(config.uri, "duckdb", "a file, for example warehouse.duckdb")
         self._uri = config.uri
         self._schema = config.namespace
-        self._ledger = _quoted(config.namespace, "robert_commits")
+        self._ledger = _quoted(config.namespace, LEDGER)
         self._patience_seconds = patience_seconds
 
     def check(self) -> None:
@@ -119,14 +120,16 @@ class DuckdbSink:
         """Make the schema, the ledger and the table where they are missing, or the table's new columns."""
         missing = self._columns(connection, contract)
         table = _quoted(self._schema, contract.name)
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(self._schema)}")
+        connection.execute(f"CREATE SEQUENCE IF NOT EXISTS {self._sequence}")
+        connection.execute(
+            f"CREATE TABLE IF NOT EXISTS {self._ledger} (id BIGINT NOT NULL, table_name VARCHAR NOT NULL, "
+            "partition VARCHAR NOT NULL, commit_key VARCHAR NOT NULL, "
+            "committed_at TIMESTAMP WITH TIME ZONE NOT NULL)"
+        )
         if missing is None:
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(self._schema)}")
-            connection.execute(f"CREATE SEQUENCE IF NOT EXISTS {self._sequence}")
-            connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {self._ledger} (id BIGINT NOT NULL, table_name VARCHAR NOT NULL, "
-                "partition VARCHAR NOT NULL, commit_key VARCHAR NOT NULL, "
-                "committed_at TIMESTAMP WITH TIME ZONE NOT NULL)"
-            )
+            # What was committed to a table that somebody has dropped is gone with it.
+            connection.execute(f"DELETE FROM {self._ledger} WHERE table_name = $1", [contract.name])
             for statement in sql_statements(contract, "duckdb", table):
                 connection.execute(statement)
         for column in sql_columns(contract, "duckdb"):
@@ -152,6 +155,8 @@ class DuckdbSink:
     def _is_committed(
         self, connection: duckdb.DuckDBPyConnection, table: str, partition: str, commit_key: str, *, only_new: bool
     ) -> bool:
+        if not self._has_ledger(connection):
+            return False
         query = (
             f"SELECT commit_key FROM {self._ledger} WHERE table_name = $1 AND partition = $2 ORDER BY id DESC LIMIT 1"
         )
@@ -160,12 +165,16 @@ class DuckdbSink:
             raise PartitionExists(f"partition '{partition}' of table '{table}' exists", fix="Try again")
         return last == [commit_key]
 
+    def _has_ledger(self, connection: duckdb.DuckDBPyConnection) -> bool:
+        """Whether anything was ever committed: a table may also have been made by hand."""
+        return bool(connection.execute(COLUMNS_SQL, [self._schema, LEDGER]).fetchall())
+
     def commit_keys(self, table: TableName) -> dict[str, str]:
         """The ledger, from the table of commits; see Sink."""
         contract = contract_of(table)
 
         def look(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
-            if self._columns(connection, contract) is None:
+            if self._columns(connection, contract) is None or not self._has_ledger(connection):
                 return {}
             query = (
                 f"SELECT partition, arg_max(commit_key, id) FROM {self._ledger} "

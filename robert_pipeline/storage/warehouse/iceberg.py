@@ -191,6 +191,8 @@ def versions(table: Table) -> list[Version]:
             at=datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC),
             partition=snapshot.summary.get(PARTITION_SUMMARY) if snapshot.summary else None,
             commit_key=snapshot.summary.get(KEY_SUMMARY) if snapshot.summary else None,
+            # Not by its parent, of which it forgets when that expires.
+            is_first=snapshot.sequence_number == 1,
         )
         for snapshot in sorted(table.snapshots(), key=lambda snapshot: snapshot.sequence_number or 0)
     ]

@@ -195,18 +195,23 @@ class ParquetSink:
             if self._find(contract) is None:
                 return UpkeepReport(table=table)
             report = self._compact(contract, upkeep, dry_run=dry_run)
-            manifests = self._manifests(table)
             cutoff = datetime.now(UTC) - timedelta(days=upkeep.keep_days)
-            # A version that was current at the cutoff is still wanted by a reader of that moment.
-            expired = [manifest for manifest, successor in pairwise(manifests) if successor.committed_at < cutoff]
-            named_then = {path for manifest in expired for path in manifest.file_paths()}
+            expired: set[int] = set()
+            named_then: set[str] = set()
+            for manifest, successor in pairwise(self._manifests(table)):
+                # A version that was current at the cutoff is still wanted by a reader of that moment.
+                if successor.committed_at < cutoff:
+                    expired.add(manifest.number)
+                    named_then |= manifest.file_paths()
             if not dry_run:
-                for manifest in expired:
-                    expire_manifest(self._folder / table, manifest.number)
+                for number in sorted(expired):
+                    expire_manifest(self._folder / table, number)
                 remove_expired(self._folder / table)
             # Read anew: what was committed meanwhile counts, and it names no file of an expired version only.
-            kept = [m for m in (manifests if dry_run else self._manifests(table)) if m not in expired]
-            named = {path for manifest in kept for path in manifest.file_paths()}
+            named: set[str] = set()
+            for manifest in self._manifests(table):
+                if manifest.number not in expired:
+                    named |= manifest.file_paths()
             doomed = self._doomed(table, named, named_then, datetime.now(UTC) - timedelta(hours=upkeep.stray_hours))
             if not dry_run:
                 for path, _ in doomed:
@@ -257,14 +262,14 @@ class ParquetSink:
 
         return self._persist(commit)
 
-    def _manifests(self, table: str) -> list[Manifest]:
-        found: list[Manifest] = []
+    def _manifests(self, table: str) -> Iterator[Manifest]:
+        """One at a time: each names every partition."""
         for number in manifest_numbers(self._folder / table):
             try:
-                found.append(read_manifest(self._folder / table, number))
+                manifest = read_manifest(self._folder / table, number)
             except FileNotFoundError:
                 continue  # expired by another process meanwhile
-        return found
+            yield manifest
 
     def _find(self, contract: Contract) -> Manifest | None:
         current = current_manifest(self._folder / contract.name)
@@ -325,4 +330,5 @@ def _version(manifest: Manifest) -> Version:
         at=manifest.committed_at,
         partition=manifest.changed,
         commit_key=None if held is None else held.commit_key,
+        is_first=manifest.number == 0,
     )

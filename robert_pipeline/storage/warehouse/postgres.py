@@ -117,7 +117,11 @@ class PostgresSink:
         return staged
 
     def _lock(self, cursor: dbapi.Cursor, what: str) -> None:
-        """Wait until no other writer holds this lock; it is given back with the transaction."""
+        """Wait until no other writer holds this lock; it is given back with the transaction, which it begins.
+
+        Every statement after it sees what others have committed, whatever the server's default.
+        """
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         cursor.execute(f"SET LOCAL lock_timeout = '{max(1, int(self._patience_seconds * 1000))}ms'")
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", (f"robert:{self._schema}:{what}",))
         cursor.fetchall()
@@ -137,14 +141,18 @@ class PostgresSink:
     def _ensure(self, cursor: dbapi.Cursor, contract: Contract) -> None:
         """Make the schema, the ledger and the table where they are missing, or the table's new columns."""
         missing = self._columns(cursor, contract)
-        if missing != []:
+        if missing != [] or not self._has_ledger(cursor):
             cursor.connection.rollback()
             # One at a time: IF NOT EXISTS alone does not keep two from making the same thing.
             self._lock(cursor, "definitions")
             missing = self._columns(cursor, contract)
+            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {sql.quoted(self._schema)}")
+            for statement in sql.ledger_statements(self._ledger):
+                cursor.execute(statement)
             if missing is None:
-                cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {sql.quoted(self._schema)}")
-                for statement in (*sql.ledger_statements(self._ledger), *sql.create_statements(contract, self._schema)):
+                # What was committed to a table that somebody has dropped is gone with it.
+                cursor.execute(f"DELETE FROM {self._ledger} WHERE table_name = $1", (contract.name,))
+                for statement in sql.create_statements(contract, self._schema):
                     cursor.execute(statement)
             table = sql.quoted(self._schema, contract.name)
             for column in sql_columns(contract, "postgres"):
@@ -168,11 +176,17 @@ class PostgresSink:
         fix = someone_elses("warehouse.namespace")
         return missing_columns(contract, wanted, found, where=self._where(contract.name), fix=fix)
 
+    def _has_ledger(self, cursor: dbapi.Cursor) -> bool:
+        """Whether anything was ever committed: a table may also have been made by hand."""
+        cursor.execute("SELECT to_regclass($1) IS NOT NULL", (self._ledger,))
+        ((found,),) = cursor.fetchall()
+        return bool(found)
+
     def commit_keys(self, table: TableName) -> dict[str, str]:
         """The ledger, from the table of commits; see Sink."""
         contract = contract_of(table)
         with self._clear_errors(table), self._connected() as cursor:
-            if self._columns(cursor, contract) is None:
+            if self._columns(cursor, contract) is None or not self._has_ledger(cursor):
                 return {}
             cursor.execute(
                 f"SELECT DISTINCT ON (partition) partition, commit_key FROM {self._ledger} "

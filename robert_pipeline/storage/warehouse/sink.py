@@ -42,6 +42,8 @@ class Version:
     at: datetime
     partition: str | None
     commit_key: str | None
+    is_first: bool
+    """Whether there was none before it, not even one that maintenance has thrown away."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -133,8 +133,14 @@ def test_a_first_publication_makes_tables_loads_rows_and_swaps(server, sink):
     """The first night would fail, or load rows that nothing takes over."""
     assert sink.replace_partition("predictions", "p", [predictions("p", 3)], "key") is Commit.COMMITTED
     texts = server.texts()
-    assert [text.split(" `")[0] for text in texts[:4]] == ["CREATE TABLE IF NOT EXISTS"] * 3 + ["MERGE"]
-    assert texts[4].startswith("DECLARE")
+    wanted = ["CREATE TABLE IF NOT EXISTS"] * 2 + [
+        "MERGE",
+        "IF NOT EXISTS (SELECT 1 FROM",
+        "CREATE TABLE IF NOT EXISTS",
+    ]
+    assert [text.split(" `")[0] for text in texts[:5]] == wanted
+    assert "DELETE FROM `p.robert.robert_commits` WHERE table_name = 'predictions'" in texts[3]
+    assert texts[5].startswith("DECLARE")
     described, rows = server.loaded
     load = described["configuration"]["load"]
     assert load["sourceFormat"] == "PARQUET"
@@ -142,7 +148,7 @@ def test_a_first_publication_makes_tables_loads_rows_and_swaps(server, sink):
     assert [field["name"] for field in load["schema"]["fields"]] == PREDICTIONS.schema.names
     assert rows["doc_id"].to_pylist() == ["doc-0", "doc-1", "doc-2"]
     stage = load["destinationTable"]["tableId"]
-    assert f"FROM `p.robert.{stage}`" in texts[4]
+    assert f"FROM `p.robert.{stage}`" in texts[5]
     assert ("DELETE", f"datasets/robert/tables/{stage}") in [(method, path) for method, path, _, _ in server.requests]
     swap = next(json.loads(body) for *_, body in server.requests if b"DECLARE" in body)
     given = {p["name"]: p["parameterValue"]["value"] for p in swap["configuration"]["query"]["queryParameters"]}
@@ -169,6 +175,8 @@ def test_an_old_table_gets_its_columns_and_a_foreign_one_is_refused(server, sink
     """After an upgrade nothing could be published, or somebody else's table would be changed."""
     fields = sql.load_schema(PREDICTIONS)
     server.tables["predictions"] = [field for field in fields if field["name"] not in PREDICTIONS.added]
+    assert sink.commit_keys("predictions") == {}  # made by hand: nothing was ever committed
+    server.tables[sql.LEDGER] = []
     assert sink.commit_keys("predictions") == {"p": "old"}
     sink.replace_partition("predictions", "p", [predictions("p", 1)], "key")
     assert sum("ADD COLUMN IF NOT EXISTS" in text for text in server.texts()) == len(PREDICTIONS.added)
@@ -179,7 +187,7 @@ def test_an_old_table_gets_its_columns_and_a_foreign_one_is_refused(server, sink
 
 def test_the_same_key_reads_no_rows(server, sink):
     """A re-run would score and load everything again for nothing."""
-    server.tables["predictions"] = sql.load_schema(PREDICTIONS)
+    server.tables |= {"predictions": sql.load_schema(PREDICTIONS), sql.LEDGER: []}
 
     def untouched():
         raise AssertionError("rows were read")

@@ -36,7 +36,8 @@ def test_a_swap_is_one_transaction_that_looks_into_the_ledger_first():
 @pytest.mark.parametrize("contract", PUBLISHED, ids=lambda c: c.name)
 def test_a_table_is_made_with_every_column_and_clustered(contract):
     """A column would be missing, or replacing one day would read the whole table and be billed for it."""
-    create, *_ = sql.create_statements(contract, "p", "d")
+    forget, create = sql.create_statements(contract, "p", "d")
+    assert f"FROM `p.d`.INFORMATION_SCHEMA.TABLES WHERE table_name = '{contract.name}'" in forget
     assert create.startswith(f"CREATE TABLE IF NOT EXISTS `p.d.{contract.name}` (")
     assert "\n) CLUSTER BY `partition` OPTIONS (description = " in create
     assert all(f"    `{name}` " in create for name in contract.schema.names)

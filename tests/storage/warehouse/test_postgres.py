@@ -18,6 +18,7 @@ from robert_pipeline.storage.warehouse import Commit, open_warehouse
 from robert_pipeline.storage.warehouse.postgres import PostgresSink
 from schemas import PREDICTIONS
 from schemas.contract import DESCRIPTION_KEY
+from schemas.render import sql_statements
 
 
 @pytest.fixture
@@ -192,3 +193,53 @@ def test_many_threads_share_a_sink(sink):
         thread.join()
     assert results == [Commit.COMMITTED] * 6
     assert sink.read("predictions").read_all().num_rows == 12
+
+
+def test_a_table_that_was_dropped_is_published_anew(sink, warehouse):
+    """The ledger would outlive the table, and every night say that its empty place holds what was published."""
+    for table in ("p", "q"):
+        sink.replace_partition("predictions", table, [predictions(table, 2)], "a")
+    with cursor(warehouse) as opened:
+        opened.execute(f"DROP TABLE {warehouse.namespace}.predictions")
+        opened.connection.commit()
+    assert sink.commit_keys("predictions") == {}
+    assert sink.replace_partition("predictions", "p", [predictions("p", 2)], "a") is Commit.COMMITTED
+    assert sink.commit_keys("predictions") == {"p": "a"}
+    assert sink.read("predictions").read_all().num_rows == 2
+
+
+def test_a_table_made_by_hand_is_published_into(sink, warehouse):
+    """`robert schemas --format sql` would make a table that passes every check and fails after the embedding."""
+    with cursor(warehouse) as opened:
+        opened.execute(f"CREATE SCHEMA {warehouse.namespace}")
+        for statement in sql_statements(PREDICTIONS, "postgres", f"{warehouse.namespace}.predictions"):
+            opened.execute(statement)
+        opened.connection.commit()
+    sink.check()
+    assert sink.commit_keys("predictions") == {}
+    assert sink.replace_partition("predictions", "p", [predictions("p", 2)], "a") is Commit.COMMITTED
+    assert sink.commit_keys("predictions") == {"p": "a"}
+
+
+def test_writers_may_race_whatever_the_server_s_isolation(warehouse, monkeypatch):
+    """Where transactions see the database as it was when they began, the rows of both would stay."""
+    monkeypatch.setenv("PGOPTIONS", r"-c default_transaction_isolation=repeatable\ read")
+    assert ask(warehouse, "SELECT current_setting('default_transaction_isolation')") == [("repeatable read",)]
+    open_warehouse(warehouse).replace_partition("predictions", "p", [predictions("p", 1)], "a")
+    for attempt in range(5):
+        partition, both, outcomes = f"q{attempt}", threading.Barrier(2), []
+
+        def publish(partition=partition, both=both, outcomes=outcomes):
+            def rows():
+                both.wait()
+                yield predictions(partition, 300)
+
+            outcomes.append(open_warehouse(warehouse).replace_partition("predictions", partition, rows(), "a"))
+
+        threads = [threading.Thread(target=publish) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(outcomes) == [Commit.ALREADY_COMMITTED, Commit.COMMITTED]
+        assert open_warehouse(warehouse).read("predictions", partition).read_all().num_rows == 300

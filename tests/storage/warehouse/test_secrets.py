@@ -15,7 +15,7 @@ from rest_catalog import serving
 from warehouses import ROOT
 
 from robert_pipeline.config import Settings, Warehouse
-from robert_pipeline.errors import ConfigError, RobertError
+from robert_pipeline.errors import ConfigError, RobertError, WarehouseError
 from robert_pipeline.secrets import refuse_secret
 from robert_pipeline.storage.warehouse import open_warehouse
 from robert_pipeline.storage.warehouse.addresses import read_address
@@ -177,3 +177,13 @@ def test_a_variable_that_is_not_set_is_named():
     """A run would connect without a password, and be refused by the server with a riddle."""
     with pytest.raises(ConfigError, match="environment variable NO_SUCH_VARIABLE, which is not set"):
         read_address("warehouse.uri", "postgresql://robert:${NO_SUCH_VARIABLE}@host/db")
+
+
+@pytest.mark.parametrize("sink", ["iceberg", "delta", "parquet", "duckdb"])
+def test_a_variable_in_a_folder_is_refused(sink, tmp_path, monkeypatch):
+    """Labels would go into a folder named '${NAME}', where nobody looks for them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PLACE", str(tmp_path / "there"))
+    with pytest.raises(WarehouseError, match=r"\$\{PLACE\}/labels names an environment variable"):
+        open_warehouse(Warehouse(sink=sink, uri="${PLACE}/labels")).check()
+    assert not list(tmp_path.iterdir())
