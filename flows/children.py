@@ -20,6 +20,7 @@ from prefect.states import Cancelling
 
 from robert_pipeline.config import Settings
 from robert_pipeline.core.backfill import PartitionFacts
+from robert_pipeline.errors import RobertError
 from robert_pipeline.runs.backfill_plan import is_published
 
 DEPLOYMENT = "label-partition/partition"
@@ -35,7 +36,7 @@ Parameters = Mapping[str, str | bool | int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Child:
-    """What became of one partition: `ending` is published, or how its last run ended."""
+    """What became of one partition: `ending` is published, how its last run ended, or unknown."""
 
     partition: str
     ending: str
@@ -59,7 +60,13 @@ async def run_child(settings: Settings, fact: PartitionFacts, parameters: Parame
             attempts += 1
             run = await _ended(run.id)
         state = run.state
-        if not joined and await asyncio.to_thread(is_published, settings, fact.partition, run_id="backfill"):
+        try:
+            published = not joined and await _is_published(settings, fact.partition)
+        except RobertError as unknown:  # of this partition: it must not stop the others
+            return Child(
+                partition=fact.partition, ending="unknown", attempts=attempts, name=run.name, error=str(unknown)
+            )
+        if published:
             return Child(partition=fact.partition, ending="published", attempts=attempts, name=run.name)
         if joined:
             continue
@@ -117,6 +124,18 @@ async def _ended(run_id: UUID) -> FlowRun:
 
 async def _read(client: PrefectClient, run_id: UUID) -> FlowRun:
     return await client.read_flow_run(run_id)
+
+
+async def _is_published(settings: Settings, partition: str) -> bool:
+    """Ask the ledger until it answers. Raises RobertError where it does not for long, or something else is wrong."""
+    deadline = asyncio.get_running_loop().time() + SERVER_PATIENCE_SECONDS
+    while True:
+        try:
+            return await asyncio.to_thread(is_published, settings, partition, run_id="backfill")
+        except RobertError as error:
+            if not error.transient or asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def _patiently(call: Callable[[], Awaitable[Value]]) -> Value:

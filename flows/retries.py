@@ -1,4 +1,4 @@
-"""What a task tries again: what may go away by itself, and not what names its own fix."""
+"""What a task tries again: what may go away by itself, and not what only its own fix takes away."""
 
 from typing import Any
 
@@ -12,5 +12,6 @@ RETRY_SECONDS: list[float] = [10, 60]
 
 
 async def is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may go away by itself; what names its own fix will not."""
-    return not isinstance(await state.aresult(raise_on_failure=False), RobertError)
+    """Retry what may go away by itself; of what was raised on purpose, what says so."""
+    error = await state.aresult(raise_on_failure=False)
+    return error.transient if isinstance(error, RobertError) else True

@@ -2,20 +2,24 @@
 
 
 class RobertError(Exception):
-    """Base of every error raised on purpose. `problem` says what and where, `fix` what to do about it."""
+    """Base of every error raised on purpose. `problem` says what and where, `fix` what to do about it.
 
-    def __init__(self, problem: str, *, fix: str = "") -> None:
+    `transient`: it may go away by itself, as where a place is out of reach for a while; schedules try again.
+    """
+
+    def __init__(self, problem: str, *, fix: str = "", transient: bool = False) -> None:
         super().__init__(f"{problem}. {fix}" if fix else problem)
         self.problem = problem
         self.fix = fix
+        self.transient = transient
 
     def __reduce__(self) -> tuple[object, ...]:
         # Beam moves exceptions between processes; keyword-only arguments need telling how.
-        return (_rebuild, (type(self), self.problem, self.fix))
+        return (_rebuild, (type(self), self.problem, self.fix, self.transient))
 
 
-def _rebuild(kind: type[RobertError], problem: str, fix: str) -> RobertError:
-    return kind(problem, fix=fix)
+def _rebuild(kind: type[RobertError], problem: str, fix: str, transient: bool) -> RobertError:
+    return kind(problem, fix=fix, transient=transient)
 
 
 def first_line(error: BaseException) -> str:

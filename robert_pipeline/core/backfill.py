@@ -24,7 +24,7 @@ class State(StrEnum):
     """Where a partition stands."""
 
     MISSING = "missing"
-    """Never published, and no run of it ended in an error."""
+    """Never published, or only one of its two tables, and no run of it ended in an error."""
     FAILED = "failed"
     """The last run of it ended in an error; what is published, if anything, is older."""
     STALE = "stale"

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import IO, Literal, get_args
 
 from robert_pipeline.core.price import SECONDS_PER_HOUR, Estimate
-from robert_pipeline.errors import StoreError
+from robert_pipeline.errors import RobertError, StoreError
 from robert_pipeline.runs.backfill_plan import BackfillPlan, is_published
 from robert_pipeline.runs.identity import new_run_id
 from robert_pipeline.runs.partition_process import CLAIMED, REFUSED, Request, start
@@ -32,6 +32,9 @@ TRY_AGAIN_SECONDS = (10.0, 60.0)
 
 POLL_SECONDS = 0.1
 CLAIM_POLL_SECONDS = 2.0
+LEDGER_POLL_SECONDS = 10.0
+LEDGER_PATIENCE_SECONDS = 600.0
+"""For a ledger out of reach, once another run has ended; longer, and the partition counts as failed."""
 STOP_SECONDS = 10.0
 
 Ending = Literal["published", "published elsewhere", "failed", "not started"]
@@ -123,6 +126,8 @@ class _Queues:
     """When a partition may be tried again, by the monotonic clock."""
     claimed: dict[str, float] = field(default_factory=dict)
     """Partitions that another run has, and when to look again."""
+    unknown: dict[str, float] = field(default_factory=dict)
+    """Of these, those of which the ledger could not be read, and until when that is put up with."""
     active: list[_Attempt] = field(default_factory=list)
 
     def is_empty(self) -> bool:
@@ -231,8 +236,18 @@ class _Runner:
             if self._claims.holder(partition) is not None:
                 queues.claimed[partition] = now + CLAIM_POLL_SECONDS
                 continue
+            try:
+                published = is_published(self._settings, partition, run_id="backfill")
+            except RobertError as error:  # of this partition: it must not stop the others
+                until = queues.unknown.setdefault(partition, now + LEDGER_PATIENCE_SECONDS)
+                if error.transient and now < until:
+                    queues.claimed[partition] = now + LEDGER_POLL_SECONDS
+                else:
+                    del queues.claimed[partition]
+                    self._end(partition, "failed", error=str(error))
+                continue
             del queues.claimed[partition]
-            if is_published(self._settings, partition, run_id="backfill"):
+            if published:
                 self._end(partition, "published elsewhere")
             else:
                 queues.ready.appendleft(partition)

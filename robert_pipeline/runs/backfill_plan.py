@@ -10,7 +10,7 @@ from robert_pipeline.errors import CorpusError
 from robert_pipeline.runs.label import check_label
 from robert_pipeline.runs.machine import machine_name
 from robert_pipeline.runs.plan import PartitionPlan, Plan, list_partitions, plan
-from robert_pipeline.runs.publish import planned_key, planned_of
+from robert_pipeline.runs.publish import planned_key, planned_of, published_keys
 from robert_pipeline.runs.score import load_head_for
 from robert_pipeline.storage.registry import with_current_head
 from robert_pipeline.storage.run_records import failed_partitions, recent_samples
@@ -75,7 +75,7 @@ def plan_backfill(
 def partition_facts(settings: Settings, planned: Plan) -> list[PartitionFacts]:
     """What is known of each planned partition. Raises ModelError where the head is for another encoder."""
     sink = open_warehouse(settings.warehouse)
-    ledger = sink.commit_keys("predictions")
+    ledger = published_keys(sink)
     head = load_head_for(planned, model=settings.model).fingerprint
     failed = failed_partitions(settings.store, [partition.partition for partition in planned.partitions])
     return [
@@ -94,7 +94,7 @@ def is_published(settings: Settings, partition: str, *, run_id: str) -> bool:
     """Whether the ledger has the partition as a run of now would publish it. `settings` must name the head."""
     planned = plan(settings, partitions=[partition], run_id=run_id)
     head = load_head_for(planned, model=settings.model).fingerprint
-    ledger = open_warehouse(settings.warehouse).commit_keys("predictions")
+    ledger = published_keys(open_warehouse(settings.warehouse))
     return planned_of(ledger.get(partition, "")) == planned_key(planned, planned.partitions[0], head)
 
 

@@ -19,7 +19,10 @@ from robert_pipeline.errors import ClaimError, RobertError
 from robert_pipeline.storage.settings import settings_from_json, settings_to_json
 
 REFUSED = 3
-"""Exit code where the error names its fix: trying again will not help."""
+"""Exit code where trying again will not help: the error names its fix."""
+
+AWAY = 4
+"""Exit code where the error may go away by itself."""
 
 CLAIMED = 75
 """Exit code where another run works on the partition (EX_TEMPFAIL of sysexits.h)."""
@@ -81,7 +84,7 @@ def main() -> int:
         return CLAIMED
     except RobertError as error:
         logging.error("%s", error)
-        return REFUSED
+        return AWAY if error.transient else REFUSED
     return 0
 
 

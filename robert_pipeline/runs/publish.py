@@ -10,7 +10,7 @@ from robert_pipeline.runs.outcome import partition_outcome
 from robert_pipeline.runs.plan import PartitionPlan, Plan
 from robert_pipeline.runs.score import load_head_for
 from robert_pipeline.storage.registry import current_head
-from robert_pipeline.storage.warehouse import Commit, open_warehouse
+from robert_pipeline.storage.warehouse import Commit, Sink, open_warehouse
 from robert_pipeline.telemetry.instruments import DOCUMENTS, PUBLISH_TIMESTAMP, Point
 from robert_pipeline.telemetry.watch import observed
 from schemas import PREDICTIONS, REJECTS
@@ -76,6 +76,15 @@ def publish(settings: Settings, planned: Plan, *, force: bool = False) -> Publis
     return PublishReport(
         partitions=tuple(done), location=sink.location("predictions"), head_fingerprint=head_fingerprint
     )
+
+
+def published_keys(sink: Sink) -> dict[str, str]:
+    """The commit key of every partition whose predictions and rejects were published together.
+
+    Others are half done: a run was killed between the two commits, or two runs were at it with different plans.
+    """
+    rejects = sink.commit_keys("rejects")
+    return {name: key for name, key in sink.commit_keys("predictions").items() if rejects.get(name) == key}
 
 
 def planned_of(commit_key: str) -> str:

@@ -54,7 +54,8 @@ class Files:
     def _resolved(self) -> tuple[pafs.FileSystem, str]:
         try:
             if "://" in self.uri:
-                filesystem, root = pafs.FileSystem.from_uri(_checked(self.uri))
+                with self._reaching(""):  # a bucket is asked where it is
+                    filesystem, root = pafs.FileSystem.from_uri(_checked(self.uri))
                 filesystem = _giving_up(filesystem)
             else:
                 filesystem, root = pafs.LocalFileSystem(), str(Path(self.uri).expanduser().absolute())
@@ -124,6 +125,7 @@ class Files:
             raise StoreError(
                 f"cannot reach {self.describe(path)}: {_first_line(error)}",
                 fix="Check the address, the network and the credentials in the environment",
+                transient=True,
             ) from error
 
     def entry(self, path: str) -> FileEntry:

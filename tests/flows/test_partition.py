@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from robert_pipeline.errors import BoundsError, CorpusError
+from robert_pipeline.errors import BoundsError, CorpusError, WarehouseError
 from robert_pipeline.runs.query import query
 from tests.e2e.conftest import write_settings
 from tests.history import commits
@@ -72,3 +72,25 @@ def test_every_parameter_of_a_form_says_what_it_is(name):
     flow = getattr(partition if name == "label_partition" else backfill, name)
     for parameter in parameter_schema(flow.fn).properties.values():
         assert parameter["description"]
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (WarehouseError("out of reach", transient=True), True),
+        (WarehouseError("another table", fix="Drop it"), False),
+        (OSError("no route"), True),
+    ],
+)
+def test_what_may_go_away_is_tried_again(error, again):
+    """A night would fail over a database that restarts, or try three times what only a person can mend."""
+    import asyncio
+
+    from prefect.states import exception_to_failed_state
+
+    from flows.retries import is_transient
+
+    async def asked():
+        return await is_transient(None, None, await exception_to_failed_state(error))
+
+    assert asyncio.run(asked()) is again

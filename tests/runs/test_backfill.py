@@ -14,14 +14,15 @@ import pytest
 
 from robert_pipeline.config import Bounds
 from robert_pipeline.core.backfill import State
-from robert_pipeline.errors import BudgetError, ClaimError, CorpusError
+from robert_pipeline.errors import BudgetError, ClaimError, CorpusError, WarehouseError
 from robert_pipeline.runs import backfill as backfill_run
 from robert_pipeline.runs.backfill import run_backfill
-from robert_pipeline.runs.backfill_plan import Selection, plan_backfill
+from robert_pipeline.runs.backfill_plan import Selection, is_published, plan_backfill
 from robert_pipeline.runs.partition import Steps, embed_step, publish_step, run_partition, score_step
+from robert_pipeline.runs.partition_process import AWAY, REFUSED, Request, start
 from robert_pipeline.storage.claims import claimed, open_claims
 from robert_pipeline.storage.settings import settings_to_json
-from robert_pipeline.storage.warehouse import Commit
+from robert_pipeline.storage.warehouse import Commit, open_warehouse
 from tests.corpora import write_file
 from tests.history import commits, days, write_day, write_history
 from tests.projects import train_another_head
@@ -143,6 +144,71 @@ def test_a_partition_that_another_run_has_is_waited_for(settings):
     other.join()
     assert {p.partition: p.ending for p in report.partitions} == {first: "published elsewhere", second: "published"}
     assert commits(settings) == dict.fromkeys(days(2), 1)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_ledger_out_of_reach_is_waited_for_and_stops_nobody_else(settings, monkeypatch, comes_back):
+    """A database that restarts while another run ends would end a backfill of years, and what runs in it."""
+    first, second = days(2)
+    planned = planned_for(settings)
+    look, asked = backfill_run.is_published, []
+
+    def away(*arguments, **named):
+        asked.append(1)
+        if comes_back and len(asked) > 2:
+            return look(*arguments, **named)
+        raise WarehouseError("the catalog is out of reach", transient=True)
+
+    monkeypatch.setattr(backfill_run, "is_published", away)
+    monkeypatch.setattr(backfill_run, "LEDGER_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(backfill_run, "LEDGER_PATIENCE_SECONDS", 60.0 if comes_back else 0.3)
+    held = threading.Event()
+
+    def hold():
+        with claimed(open_claims(settings), first, "other"):
+            held.set()
+            time.sleep(1)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert held.wait(PATIENCE_SECONDS)
+    report = run_backfill(planned, max_active=2)
+    other.join()
+    endings = {partition.partition: (partition.ending, partition.error) for partition in report.partitions}
+    assert endings[second] == ("published", "")
+    assert endings[first] == (("published", "") if comes_back else ("failed", "the catalog is out of reach"))
+    assert len(asked) > 2
+
+
+def test_a_partition_of_which_one_table_is_of_another_run_is_run_again(settings):
+    """A run that is killed between two commits would leave documents in both tables or in neither, for good."""
+    first, second = days(2)
+    for day in (first, second):
+        run_partition(settings, day, run_id="1")
+    sink = open_warehouse(settings.warehouse)
+    sink.replace_partition("rejects", first, [], "another-plan")
+    planned = planned_for(settings)
+    assert [fact.state for fact in planned.facts] == [State.MISSING, State.COMPLETED]
+    assert not is_published(planned.settings, first, run_id="look")
+    assert [p.ending for p in run_backfill(planned).partitions] == ["published"]
+    assert sink.commit_keys("rejects") == sink.commit_keys("predictions")
+    assert planned_for(settings).chosen == ()
+
+
+def test_what_may_go_away_is_told_from_what_names_its_fix(settings, tmp_path):
+    """A database that restarts at night would end a run whose embedding is done, without another try."""
+    away = replace(settings.warehouse, sink="postgres", uri="postgresql://nobody@127.0.0.1:1/nothing")
+    for warehouse, code in ((away, AWAY), (replace(settings.warehouse, catalog="nonsense"), REFUSED)):
+        request = Request(
+            settings=replace(settings, warehouse=warehouse),
+            partition=days(1)[0],
+            run_id="r",
+            force=False,
+            active=1,
+            started=time.time(),
+        )
+        with (tmp_path / "log").open("wb") as log:
+            assert start(request, log).wait(PATIENCE_SECONDS) == code
 
 
 def test_a_process_that_is_killed_is_started_again(settings, monkeypatch):

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -167,3 +168,17 @@ def test_an_object_store_that_cannot_be_reached_is_one_clear_error(s3_server):
         with pytest.raises(StoreError, match=problem) as caught:
             use(Files(f"s3://no-such-bucket/store?endpoint_override={endpoint}&scheme=http"))
         assert "\n" not in str(caught.value)
+
+
+def test_a_bucket_that_cannot_be_asked_is_one_clear_error(monkeypatch):
+    """A wrong name, or a network that is away for a minute, would be a traceback."""
+
+    def from_uri(_uri):
+        raise OSError("When resolving region for bucket 'nothing': AWS Error NETWORK_CONNECTION")
+
+    unreachable = SimpleNamespace(FileSystem=SimpleNamespace(from_uri=from_uri))
+    monkeypatch.setattr("robert_pipeline.storage.files.pafs", unreachable)
+    with pytest.raises(StoreError, match="cannot reach s3://nothing: When resolving region") as failed:
+        Files("s3://nothing").list()
+    assert failed.value.transient
+    assert pickle.loads(pickle.dumps(failed.value)).transient  # noqa: S301 - our own

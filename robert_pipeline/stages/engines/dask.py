@@ -55,6 +55,7 @@ def _connected(address: str, patience_seconds: int) -> Iterator[distributed.Clie
         raise EngineError(
             f"no Dask scheduler answers at {address} within {patience_seconds} s",
             fix="Start it with `dask scheduler`, or correct --engine",
+            transient=not isinstance(error, ValueError),
         ) from error
     try:
         yield client
@@ -109,6 +110,7 @@ class DaskHost:
             raise EngineError(
                 f"the Dask scheduler at {self._address} does not answer any more",
                 fix="Start it again and run again; units that are done are kept",
+                transient=True,
             ) from error
         finally:
             with contextlib.suppress(Exception):  # it must not hide what went wrong above
@@ -134,6 +136,7 @@ class DaskHost:
                     f"the Dask scheduler at {self._address} has had no worker{self._offering} for "
                     f"{self._engine.patience_seconds} s",
                     fix="Start workers and run again; units that are done are kept",
+                    transient=True,
                 )
 
     def _await_workers(self) -> list[str]:
@@ -143,6 +146,7 @@ class DaskHost:
                 raise EngineError(
                     f"the Dask scheduler at {self._address} has no worker{self._offering}",
                     fix=f"Start one: dask worker {self._address} --nthreads 1{self._how_to_offer}",
+                    transient=True,
                 )
             time.sleep(POLL_SECONDS / 4)
         return workers

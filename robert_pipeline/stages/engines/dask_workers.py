@@ -100,6 +100,7 @@ def _answers(
                 f"Dask worker {silent[0]} did not answer within {patience_seconds} s"
                 + (f", nor did {len(silent) - 1} more" if len(silent) > 1 else ""),
                 fix="Mend it or take it out of the cluster; with a model to download, give a longer --engine-patience",
+                transient=True,
             )
         answers: dict[str, Any] = {}
         for worker, answer in asked.items():

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from google.api_core.exceptions import GoogleAPIError, NotFound
+from google.api_core.exceptions import GoogleAPIError, NotFound, ServerError, TooManyRequests
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
 
@@ -252,6 +252,7 @@ class BigQuerySink:
                 f"{self._where(table)}: {one_line(error)}",
                 fix="See that the project can be reached and that its credentials (GOOGLE_APPLICATION_CREDENTIALS) may "
                 "write the data set",
+                transient=isinstance(error, OSError | ServerError | TooManyRequests) or _lost_a_race(error),
             ) from None
 
 

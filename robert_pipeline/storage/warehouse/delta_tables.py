@@ -155,10 +155,13 @@ class DeltaTables:
                 f"{self.where(table)}: other writers kept changing it for {self._patience_seconds:.0f} s "
                 f"({one_line(error, 120)})",
                 fix="Run it again; what was committed stays",
+                transient=True,
             ) from error
         except (DeltaError, OSError, pa.ArrowException, ValueError) as error:
             raise WarehouseError(
-                f"{self.where(table)}: {one_line(error)}", fix="See that the folder can be read and written"
+                f"{self.where(table)}: {one_line(error)}",
+                fix="See that the folder can be read and written",
+                transient=isinstance(error, OSError),
             ) from error
 
 

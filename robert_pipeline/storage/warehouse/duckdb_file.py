@@ -296,10 +296,12 @@ class DuckdbSink:
             fix = "See that the file is a DuckDB database that can be read and written"
             if _taken(error):
                 fix = f"Another program kept it open for {self._patience_seconds:.0f} s: close it there and run again"
-            raise WarehouseError(f"{where}: {one_line(error)}", fix=fix) from error
+            raise WarehouseError(f"{where}: {one_line(error)}", fix=fix, transient=_taken(error)) from error
         except (OSError, pa.ArrowException) as error:
             raise WarehouseError(
-                f"{where}: {one_line(error)}", fix="See that the file can be read and written"
+                f"{where}: {one_line(error)}",
+                fix="See that the file can be read and written",
+                transient=isinstance(error, OSError),
             ) from error
 
 

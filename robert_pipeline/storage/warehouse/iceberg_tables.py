@@ -23,7 +23,7 @@ from pyiceberg.exceptions import (
 from pyiceberg.exceptions import ValidationException as ChangedMeanwhile
 from pyiceberg.table import Table
 from requests import RequestException
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from robert_pipeline.config import Warehouse
 from robert_pipeline.errors import RobertError, WarehouseError
@@ -153,21 +153,26 @@ class IcebergTables:
                 f"{where}: other writers kept changing it for {self._patience_seconds:.0f} s "
                 f"({self._shown(error, 120)})",
                 fix="Run it again; what was committed stays",
+                transient=True,
             ) from error
         except SQLAlchemyError as error:
             reason = self._shown(error.orig if isinstance(error, DBAPIError) and error.orig else error)
             raise WarehouseError(
                 f"{where}: the catalog {self.place.shown} cannot be used ({reason})",
                 fix="See that no other program holds it locked, and that it can be reached and written",
+                transient=isinstance(error, OperationalError | InterfaceError),
             ) from error
         except (RESTError, RequestException, ServiceUnavailableError, ValidationError) as error:
             raise WarehouseError(
                 f"{where}: the catalog {self.place.shown} cannot be used ({self._shown(error)})",
                 fix="See that it can be reached and that its credentials are right",
+                transient=isinstance(error, RequestException | ServiceUnavailableError),
             ) from error
         except (OSError, pa.ArrowException, ValueError) as error:
             raise WarehouseError(
-                f"{where}: {self._shown(error)}", fix="See that the warehouse can be reached, read and written"
+                f"{where}: {self._shown(error)}",
+                fix="See that the warehouse can be reached, read and written",
+                transient=isinstance(error, OSError),
             ) from error
 
     def _shown(self, error: BaseException, limit: int = 300) -> str:

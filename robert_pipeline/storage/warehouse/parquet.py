@@ -307,10 +307,13 @@ class ParquetSink:
             raise WarehouseError(
                 f"{self._where(table)}: other writers kept changing it for {self._patience_seconds:.0f} s",
                 fix="Run it again; what was committed stays",
+                transient=True,
             ) from error
         except (OSError, pa.ArrowException) as error:
             raise WarehouseError(
-                f"{self._where(table)}: {one_line(error)}", fix="See that the folder can be read and written"
+                f"{self._where(table)}: {one_line(error)}",
+                fix="See that the folder can be read and written",
+                transient=isinstance(error, OSError),
             ) from error
 
 

@@ -290,13 +290,18 @@ class PostgresSink:
                 raise WarehouseError(
                     f"{where}: another writer held its lock for {self._patience_seconds:.0f} s",
                     fix="Run it again; what was committed stays",
+                    transient=True,
                 ) from error
             raise WarehouseError(
-                f"{where}: {self._reason(error)}", fix="See that the database can be reached, read and written"
+                f"{where}: {self._reason(error)}",
+                fix="See that the database can be reached, read and written",
+                transient=_is_away(error),
             ) from None
         except (OSError, pa.ArrowException, ValueError) as error:
             raise WarehouseError(
-                f"{where}: {self._address.hide(one_line(error))}", fix="See that the database can be reached"
+                f"{where}: {self._address.hide(one_line(error))}",
+                fix="See that the database can be reached",
+                transient=isinstance(error, OSError),
             ) from None
 
     def _reason(self, error: dbapi.Error) -> str:
@@ -305,6 +310,12 @@ class PostgresSink:
         if "Failed to connect" in text and "connection to server" not in text and "host name" not in text:
             return "it is not an address that PostgreSQL understands"
         return self._address.hide(one_line(Exception(text)))
+
+
+def _is_away(error: dbapi.Error) -> bool:
+    """Whether the server cannot be reached, or has gone away or is going: it may be restarted at this moment."""
+    # Without a code: the connection failed. Classes 08 and 57P: connection exceptions, and a server that shuts down.
+    return not error.sqlstate or error.sqlstate.startswith(("08", "57P", "53"))
 
 
 def _busy(error: Exception) -> bool:
