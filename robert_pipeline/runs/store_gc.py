@@ -5,6 +5,7 @@ that other corpora or other settings have put into the store. Never touches a fi
 the work of a run that is still going.
 """
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -13,13 +14,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from robert_pipeline.config import Settings
+from robert_pipeline.errors import first_line
 from robert_pipeline.runs.plan import plan_units_of, source_fingerprint
 from robert_pipeline.runs.store_inventory import READERS, read_headers
-from robert_pipeline.storage.content_index import index_shards, read_hashes
+from robert_pipeline.storage.content_index import UNREADABLE, index_shards, read_hashes
 from robert_pipeline.storage.files import FileEntry, Files
 from robert_pipeline.storage.store import ShardPlace, Store, open_store, partition_folder
 from robert_pipeline.telemetry.watch import observed
 
+log = logging.getLogger(__name__)
 Clock = Callable[[], float]
 
 HOUR_NS = 3_600 * 10**9
@@ -157,7 +160,13 @@ def _expendable(
         with tempfile.TemporaryDirectory(prefix="robert-gc-") as scratch:
             index = index_shards(store.files, live, f"embeddings/{folder}", Files(scratch))
             for place in mine:
-                if all(index.knows(hashes).all() for _, hashes in read_hashes(store.files, place.entry.path)):
+                try:
+                    known = all(index.knows(hashes).all() for _, hashes in read_hashes(store.files, place.entry.path))
+                except UNREADABLE as error:
+                    # Gone meanwhile, or for `verify` to judge.
+                    log.warning("%s is left: %s", store.files.describe(place.entry.path), first_line(error))
+                    continue
+                if known:
                     found.append(_garbage(place.entry, Reason.REDUNDANT))
                 elif forgotten_before_ns is not None and place.entry.modified_ns < forgotten_before_ns:
                     found.append(_garbage(place.entry, Reason.SUPERSEDED))

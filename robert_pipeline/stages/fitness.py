@@ -12,7 +12,7 @@ from robert_pipeline.errors import CorpusError, EncoderError, StoreError, first_
 from robert_pipeline.stages.embedding import EmbedJob, require_planned
 from robert_pipeline.stages.scoring import ScoreJob, worker_head
 from robert_pipeline.storage.encoders import identify_encoder
-from robert_pipeline.storage.files import TEMPORARY_SUFFIX, Files
+from robert_pipeline.storage.files import Files, temporary_name
 from robert_pipeline.storage.store import open_store
 
 
@@ -20,7 +20,7 @@ from robert_pipeline.storage.store import open_store
 def marked(store: str, run_id: str) -> Iterator[str]:
     """A mark in the store for the block, which tells it from every other; gives its path there."""
     files = open_store(store).files
-    mark = f"run-{run_id}{TEMPORARY_SUFFIX}"  # no reader is shown a temporary file
+    mark = temporary_name(f"run-{run_id}")
     files.write_bytes(mark, b"")
     try:
         yield mark

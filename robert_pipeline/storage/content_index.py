@@ -121,6 +121,10 @@ def index_shards(files: Files, shards: Sequence[FileEntry], folder: str, scratch
     return ContentIndex(folder=folder, runs=tuple(runs))
 
 
+UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
+"""What `read_hashes` raises for a damaged shard."""
+
+
 def read_hashes(files: Files, path: str) -> Iterator[tuple[int, list[str]]]:
     """(row group, text hashes of its documents) of a shard. Raises what pyarrow raises for a damaged file."""
     with pq.ParquetFile(files.open(path), page_checksum_verification=True) as file:
@@ -184,7 +188,7 @@ def _shard_records(files: Files, entry: FileEntry) -> Records | None:
             parts.append(records)
     except FileNotFoundError:
         return None  # deleted in the meantime
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         problem = str(error).strip().split("\n")[0]
         log.warning("shard %s is damaged, run `robert store verify`: %s", files.describe(entry.path), problem)
         return None

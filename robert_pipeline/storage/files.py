@@ -7,6 +7,7 @@ it is complete.
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -21,6 +22,7 @@ import pyarrow.fs as pafs
 from robert_pipeline.errors import ConfigError, StoreError
 
 TEMPORARY_SUFFIX = ".tmp"
+_TEMPORARY = re.compile(r"\.\d+-[0-9a-f]+\.tmp$")
 COPY_BYTES = 8 << 20
 S3_ATTEMPTS = 6
 """Of one request, 16 s of waiting between them: a store that does not answer is an error within half a minute."""
@@ -97,8 +99,8 @@ class Files:
         return bool(self.kind(path) == pafs.FileType.File)
 
     def list_temporary(self) -> list[FileEntry]:
-        """What a killed writer has left, and what writers at work are filling."""
-        return [entry for entry in self._all("") if entry.path.endswith(TEMPORARY_SUFFIX)]
+        """What a killed writer has left, and what writers at work are filling; no file of anybody else."""
+        return [entry for entry in self._all("") if _TEMPORARY.search(entry.path)]
 
     def _all(self, folder: str) -> list[FileEntry]:
         selector = pafs.FileSelector(self.full_path(folder), recursive=True, allow_not_found=True)
@@ -162,7 +164,7 @@ class Files:
         """
         place = self.full_path(path)
         if self.is_local:
-            temporary = Path(f"{place}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+            temporary = Path(temporary_name(place))
             make_parent = temporary.parent
         else:
             temporary = Path(tempfile.gettempdir()) / f"robert-{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
@@ -205,6 +207,11 @@ class Files:
         with self.writing(target) as temporary:
             temporary.write_bytes(content)
         self.delete(path)
+
+
+def temporary_name(path: str) -> str:
+    """A name that no reader is shown, and that `list_temporary` finds if it is left behind."""
+    return f"{path}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
 
 
 def _checked(uri: str) -> str:

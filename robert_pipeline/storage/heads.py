@@ -51,6 +51,7 @@ def save_head(model_dir: str, head: TrainedHead, *, learned_keys: Integers | Non
     them; None where nobody knows.
     """
     files = Files(model_dir)
+    earlier = _files_named_in(files)
     named = {"weights": (f"head-{head.fingerprint}.safetensors", weight_bytes(head.module))}
     if head.fusion is not None:
         named["words"] = (f"words-{head.fingerprint}.safetensors", view_bytes(head.fusion.views))
@@ -63,10 +64,20 @@ def save_head(model_dir: str, head: TrainedHead, *, learned_keys: Integers | Non
         kind: {"file": name, "sha256": hashlib.sha256(content).hexdigest()} for kind, (name, content) in named.items()
     }
     files.write_bytes(HEAD_FILE, _to_json(head, places, files))
-    current = {name for name, _ in named.values()}
-    for entry in files.list():
-        if entry.path.startswith(("head-", "words-", "learned-")) and entry.path not in current:
-            files.delete(entry.path)
+    # Only what the head before has named: anything else is somebody's, or of a training that ends at this moment.
+    for name in earlier - {name for name, _ in named.values()}:
+        files.delete(name)
+
+
+def _files_named_in(files: Files) -> set[str]:
+    """The files beside head.json that it names; none where it is not there, or not one of ours."""
+    try:
+        content = _read_head_file(files)
+        parts = [cast(dict[str, str] | None, content[part]) for part in ("weights", "words", "learned")]
+        names = {part["file"] for part in parts if part is not None}
+        return {name for name in names if "/" not in name and "\\" not in name}
+    except (FileNotFoundError, RobertError, *_BROKEN):
+        return set()
 
 
 def _to_json(head: TrainedHead, places: Mapping[str, Mapping[str, str]], files: Files) -> bytes:

@@ -69,6 +69,12 @@ def register_head(settings: Settings, model: str, head: TrainedHead, learned_key
         source, target = Files(model), Files(folder)
         inside = head.origin.encoder.name.removeprefix(f"{source.full_path('').rstrip('/')}/")
         if inside != head.origin.encoder.name:
+            if not target.is_local:
+                raise ModelError(
+                    f"the encoder of head {head.fingerprint} lies in its folder and is loaded from a disk, which "
+                    f"registry {settings.registry} is not",
+                    fix="Set `registry` to a folder that all machines share",
+                )
             copy_folder(source, target, inside)
             origin = replace(head.origin, encoder=replace(head.origin.encoder, name=target.full_path(inside)))
             head = replace(head, origin=origin)

@@ -195,23 +195,62 @@ def _load_csv(paths: Sequence[Path], columns: Columns) -> _Data:
     import datasets
 
     each: list[datasets.Features] = []
+    quoted: dict[Path, bool] = {}
     for path in paths:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            names = next(csv.reader(file, delimiter=_separator(path)), [])
+        quoted[path] = _is_quoted(path)
+        names = _header(path, quoted=quoted[path])
         for name in (columns.doc_id, columns.text, columns.label):
             if names.count(name) > 1:
                 raise CorpusError(f"{path} has more than one column '{name}'", fix="Rename one of them")
         each.append(datasets.Features(dict.fromkeys(names, datasets.Value("string"))))
     kept = _check_files(paths, each, columns)
-    return _Data(features=each[0], tables=(table for path in paths for table in _csv_tables(path, kept)))
+    return _Data(features=each[0], tables=(table for path in paths for table in _csv_tables(path, kept, quoted[path])))
 
 
-def _csv_tables(path: Path, names: Sequence[str]) -> Iterator[pa.Table]:
+def _header(path: Path, *, quoted: bool) -> list[str]:
+    """Names of the columns."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if quoted:
+            return next(csv.reader(file, delimiter=_separator(path)), [])
+        return file.readline().rstrip("\r\n").split(_separator(path))
+
+
+def _is_quoted(path: Path) -> bool:
+    """Whether quotes enclose cells (RFC 4180), as always in a .csv. In a .tsv they do, or are characters as any other.
+
+    Raises CorpusError where rows would run together without a word: a .csv with a quote that encloses no whole cell, a
+    .tsv of which nobody can tell what is meant.
+    """
+    csv.field_size_limit(LONGEST_CSV_ROW_BYTES)
+    is_tsv = _separator(path) == "\t"
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file, delimiter=_separator(path), strict=True)
+        try:
+            for row in rows:
+                if is_tsv and any("\t" in cell and "\n" in cell for cell in row):
+                    raise CorpusError(
+                        f"{path} cannot be imported: line {rows.line_num} ends a quote that holds tabs and line "
+                        "breaks: one cell or several rows",
+                        fix="Convert it to .csv or .jsonl",
+                    )
+        except csv.Error as error:
+            if is_tsv:
+                return False
+            raise CorpusError(
+                f"{path} cannot be imported: line {rows.line_num}: {error}",
+                fix="Mend the file: quotes enclose the whole cell, and are doubled inside it",
+            ) from error
+    return True
+
+
+def _csv_tables(path: Path, names: Sequence[str], quoted: bool) -> Iterator[pa.Table]:
     # Not by way of pandas, which cuts a row that has more cells than the header has names.
     reader = pacsv.open_csv(
         path,
         read_options=pacsv.ReadOptions(block_size=LONGEST_CSV_ROW_BYTES),
-        parse_options=pacsv.ParseOptions(delimiter=_separator(path), newlines_in_values=True),
+        parse_options=pacsv.ParseOptions(
+            delimiter=_separator(path), quote_char='"' if quoted else False, newlines_in_values=quoted
+        ),
         convert_options=pacsv.ConvertOptions(
             include_columns=names,
             column_types=dict.fromkeys(names, pa.string()),

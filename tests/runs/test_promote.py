@@ -261,6 +261,20 @@ def test_an_encoder_in_the_folder_of_the_head_goes_with_it(settings, project, tm
     assert labelled(replace(settings, encoder=moved)) == known.fingerprint
 
 
+def test_an_encoder_beside_its_head_needs_a_registry_on_a_disk(project, settings, tmp_path, s3_server, monkeypatch):
+    """A fitted model would be promoted, and every run from then on look for its encoder on the hub."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3_server}")
+    folder = tmp_path / "whole"
+    shutil.copytree(project.encoder.name, folder / "encoder")
+    known = load_head(settings.model)
+    origin = replace(known.origin, encoder=replace(known.origin.encoder, name=str(folder / "encoder")))
+    save_head(str(folder), replace(known, origin=origin))
+    settings = replace(settings, model=str(folder), registry="s3://bucket/registry")
+    with pytest.raises(ModelError, match="lies in its folder and is loaded from a disk"):
+        promoted(settings, out=str(tmp_path / "diff"))
+    assert promotions(settings.warehouse) == ([], None)
+
+
 def test_the_registry_keeps_what_the_head_has_learned_from(settings):
     """A promoted head would be judged on the documents that it was trained on."""
     folder = promoted(settings).folder

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from robert_pipeline.errors import CorpusError
@@ -75,6 +76,39 @@ def test_leftovers_of_killed_runs_go_when_they_are_old_and_on_request(own):
     assert (report.is_deleted, files(own)) == (False, before)
     assert collect_garbage(own, delete=True).is_deleted
     assert before - files(own) == {old, survey}
+
+
+def test_what_is_not_ours_stays(own):
+    """In a folder or bucket that is shared, somebody's draft would be deleted as a leftover."""
+    draft = Path(own.store, "mine", "draft.tmp")
+    draft.parent.mkdir()
+    draft.write_text("mine")
+    os.utime(draft, (1, 1))
+    assert collect_garbage(own, delete=True).garbage == ()
+    assert draft.exists()
+
+
+def test_a_damaged_shard_stops_no_clean_up(own, encoder, caplog):
+    """One damaged page would keep everything, until somebody thinks of `verify`."""
+    (before,) = Path(own.store, "embeddings").rglob(f"*{DAY}*/*.parquet")
+    write_partition(Path(own.corpus), DAY, TEXTS[:2])
+    embed_missing(own, encoder)
+    columns = pq.ParquetFile(before).metadata.row_group(0)
+    (hashes,) = (
+        columns.column(i) for i in range(columns.num_columns) if columns.column(i).path_in_schema == "text_hash"
+    )
+    content = bytearray(before.read_bytes())
+    content[(hashes.dictionary_page_offset or hashes.data_page_offset) + hashes.total_compressed_size // 2] ^= 1
+    before.write_bytes(content)
+    age(own)
+    leftover = Path(own.store, "embeddings", "a.parquet.1-2.tmp")
+    leftover.write_bytes(b"half")
+    os.utime(leftover, (1, 1))
+    report = collect_garbage(own, delete=True)
+    assert before.exists()
+    assert not leftover.exists()
+    assert report.kept_superseded_shards == 1
+    assert f"{before.name} is left: " in caplog.text
 
 
 def test_shards_of_rows_that_are_gone_go_once_their_texts_are_elsewhere(own, encoder):

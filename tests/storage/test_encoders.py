@@ -243,6 +243,12 @@ def shorten_the_model(folder):
     BertModel(BertConfig(**{**SMALL, "vocab_size": 100})).save_pretrained(folder)
 
 
+def add_a_token(folder):
+    loaded = AutoTokenizer.from_pretrained(folder)
+    loaded.add_tokens(["[CASE]"])
+    loaded.save_pretrained(folder)
+
+
 UNLOADABLE = {
     "cut weights": (cut_weights, "encoder {folder} cannot be loaded: "),
     "other shapes": (
@@ -258,6 +264,10 @@ UNLOADABLE = {
     "words the model lacks": (
         shorten_the_model,
         "encoder {folder} has a tokenizer of 30522 tokens, its model knows 100",
+    ),
+    "an added word the model lacks": (
+        add_a_token,
+        "encoder {folder} has a tokenizer of 30523 tokens, its model knows 30522",
     ),
 }
 

@@ -179,6 +179,6 @@ def test_a_bucket_that_cannot_be_asked_is_one_clear_error(monkeypatch):
     unreachable = SimpleNamespace(FileSystem=SimpleNamespace(from_uri=from_uri))
     monkeypatch.setattr("robert_pipeline.storage.files.pafs", unreachable)
     with pytest.raises(StoreError, match="cannot reach s3://nothing: When resolving region") as failed:
-        Files("s3://nothing").list()
+        Files("s3://nothing").exists("a")
     assert failed.value.transient
     assert pickle.loads(pickle.dumps(failed.value)).transient  # noqa: S301 - our own

@@ -52,6 +52,21 @@ def test_all_that_decides_a_label_comes_back(saved):
     assert load_learned_keys(str(folder)).tolist() == [3, 5, 2**59]
 
 
+def test_another_head_in_its_place_removes_nothing_of_anybody_else(tmp_path):
+    """`--model models` would wipe the heads in that folder, and `--model .` what is called like one."""
+    head, folder = trained(("a", "b")), tmp_path
+    save_head(str(folder), head, learned_keys=KEYS)
+    others = ["head-2025/head.json", "words-of-2024.parquet", "learned-lessons.md", "head-0123456789abcdef.safetensors"]
+    for name in others:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+    save_head(str(folder), trained(("x", "y"), seed=9))
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert set(others) <= found
+    assert not any(head.fingerprint in name for name in found)
+    assert len(found - set(others)) == 2  # head.json and its weights
+
+
 def test_what_was_learned_from_may_be_unknown(tmp_path):
     """A head that was trained elsewhere could not be saved, or would seem to have learned from nothing."""
     save_head(str(tmp_path), trained())

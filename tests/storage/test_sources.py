@@ -217,6 +217,27 @@ def test_a_column_of_a_wrong_type_is_named(tmp_path, suffix, name, values, found
     assert complaint(place, columns).startswith(f"column '{name}' of {place} is {found}. Name another one with --")
 
 
+def test_quotes_of_a_tsv_file_are_characters(tmp_path):
+    """A review that begins with a quotation would swallow the next one, and its label with it."""
+    rows = ['d1\t"Never again, she said.\tneg', 'd2\tGood film" is what I read\tpos', 'd3\t"Up" is a great film\tpos']
+    (tmp_path / "a.tsv").write_text("\n".join(["doc_id\ttext\tlabel", *rows]))
+    assert rows_of(tmp_path / "a.tsv", Columns()) == [tuple(row.split("\t")) for row in rows]
+
+
+def test_a_quote_that_may_be_several_rows_is_refused(tmp_path):
+    """A quotation over two reviews would make one of them."""
+    rows = ['d1\t"Never again, she said.\tneg', 'd2\tAnd left"\tpos']
+    (tmp_path / "a.tsv").write_text("\n".join(["doc_id\ttext\tlabel", *rows]))
+    assert "line 3 ends a quote that holds tabs and line breaks" in complaint(tmp_path / "a.tsv", Columns())
+
+
+@pytest.mark.parametrize("cell", ['"Up" is a great film', '"Never again, she said.'])
+def test_quotes_of_a_csv_file_enclose_whole_cells(tmp_path, cell):
+    """A quote that is not closed would make one document of all that follow."""
+    (tmp_path / "a.csv").write_text(f'doc_id,text,label\nd1,good,pos\nd2,{cell},neg\nd3,"Good" film,pos\n')
+    assert "a.csv cannot be imported: line " in complaint(tmp_path / "a.csv", Columns())
+
+
 def test_a_column_that_a_csv_file_has_twice_is_refused(tmp_path):
     """Either of the two could be meant."""
     place = write(tmp_path, "a.csv", [("1", "x", "y")], ("id", "body", "body"))

@@ -61,7 +61,8 @@ def load_checkpoint(identity: EncoderIdentity) -> Checkpoint:
             f"encoder {identity.folder} has no fast tokenizer (tokenizer.json)",
             fix="Save it once with AutoTokenizer.from_pretrained(...).save_pretrained(...)",
         )
-    words, rows = int(loaded.vocab_size), int(model.get_input_embeddings().num_embeddings)
+    # Not `vocab_size`, which leaves added tokens out.
+    words, rows = max(loaded.get_vocab().values()) + 1, int(model.get_input_embeddings().num_embeddings)
     if words > rows:
         raise EncoderError(
             f"encoder {identity.folder} has a tokenizer of {words} tokens, its model knows {rows}",
