@@ -1,5 +1,6 @@
 """Check every byte of a store; set aside what is damaged, and make it anew from the corpus."""
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -86,17 +87,21 @@ def verify_store(settings: Settings, *, check_only: bool = False, run_id: str) -
     )
 
 
-def _audit_all(store: Store, places: Sequence[ShardPlace]) -> list[_Damage]:
-    def problem(place: ShardPlace) -> str | None:
-        try:
-            audit(store, place)
-        except StoreError as error:
-            # One that has gone since it was listed was replaced or removed by another run.
-            return error.problem if store.files.exists(place.entry.path) else None
-        return None
+def _problem(store: Store, place: ShardPlace) -> str | None:
+    """What is wrong with a shard. Raises StoreError where it cannot be read at all: that is no damage."""
+    try:
+        audit(store, place)
+    except StoreError as error:
+        if error.transient:
+            raise
+        # One that has gone since it was listed was replaced or removed by another run.
+        return error.problem if store.files.exists(place.entry.path) else None
+    return None
 
+
+def _audit_all(store: Store, places: Sequence[ShardPlace]) -> list[_Damage]:
     with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="audit") as auditors:
-        problems = auditors.map(problem, places)
+        problems = auditors.map(lambda place: _problem(store, place), places)
         return [_Damage(place=place, problem=found) for place, found in zip(places, problems, strict=True) if found]
 
 
@@ -118,11 +123,15 @@ def _check_index(store: Store, check_only: bool) -> tuple[int, list[Finding]]:
 
 
 def _mend(settings: Settings, store: Store, damages: Sequence[_Damage], run_id: str) -> list[Finding]:
+    # Looked at once more: a read that failed for a moment is no damage, and another `verify` may have been faster.
+    damages = [damage for damage in damages if _problem(store, damage.place) is not None]
     for damage in damages:
-        store.set_aside(damage.place.entry.path)
         if damage.place.kind == "unscored":
-            # Rejects of scoring are written with their predictions only.
+            # Rejects of scoring are written with their predictions only. These first: without them a unit counts as
+            # not scored, whatever becomes of this run.
             store.files.delete(_beside(damage.place, "predictions"))
+        with contextlib.suppress(FileNotFoundError):
+            store.set_aside(damage.place.entry.path)
     why_not = _rebuild(settings, damages, run_id) if damages else ""
     findings: list[Finding] = []
     for damage in damages:

@@ -46,7 +46,9 @@ def _audit_embeddings(store: Store, place: ShardPlace) -> None:
     path = store.reject_path(place.key, shard.header.partition, place.unit_id)
     try:
         rejected = read_rejects(store.files, path).num_rows
-    except StoreError:
+    except StoreError as error:
+        if error.transient:
+            raise
         return  # found when the rejects themselves are looked at
     if counts.rejected != rejected:
         raise _fault(store, place, f"{counts.rejected} rows were rejected, {store.files.describe(path)} has {rejected}")
@@ -78,13 +80,30 @@ def _audit_predictions(store: Store, place: ShardPlace) -> None:
         "encoder_fingerprint": place.key.encoder_fingerprint,
         "chunking_fingerprint": place.key.chunking_fingerprint,
     }
+    rows = 0
     for batch in shard.batches(check_pages=True):
+        rows += batch.num_rows
         _check_partition(store, place, batch.column("partition"))
         for column, value in expected.items():
             if not pc.all(pc.equal(batch.column(column), value)).as_py():
                 raise _fault(store, place, f"a row's {column} is not {value}")
         if not pc.all(pc.is_finite(batch.column("probability"))).as_py():
             raise _fault(store, place, "a probability is NaN or infinity")
+    _audit_scored(store, place, rows)
+
+
+def _audit_scored(store: Store, place: ShardPlace, rows: int) -> None:
+    """Every embedded document was labelled, or rejected when it was scored."""
+    unit = f"{place.key.folder}/{place.partition_folder}/{place.unit_id}.parquet"
+    try:
+        embedded = open_shard(store.files, f"embeddings/{unit}").header.counts.embedded
+        unscored = read_rejects(store.files, f"unscored/{place.head}/{unit}").num_rows
+    except StoreError as error:
+        if error.transient:
+            raise
+        return  # found when these themselves are looked at
+    if rows + unscored != embedded:
+        raise _fault(store, place, f"{rows} labelled and {unscored} rejected of {embedded} embedded documents")
 
 
 def _audit_contributions(store: Store, place: ShardPlace) -> None:

@@ -6,6 +6,7 @@ it says is a hint: whoever follows it compares the whole text hash in the shard.
 while looking up, `BUILD_RECORDS` of 16 bytes and their copies while writing.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,9 @@ from robert_pipeline.storage.files import FileEntry, Files
 from robert_pipeline.storage.hash_runs import (
     RECORD,
     HashRun,
+    Hits,
     Name,
+    Prefixes,
     Records,
     RunError,
     RunWriter,
@@ -72,7 +75,7 @@ class ContentIndex:
         wanted = prefixes(text_hashes)
         order = np.argsort(wanted, kind="stable")
         for run in self.runs:
-            hits = run.find(wanted[order])
+            hits = self._hits(run, wanted[order])
             queries = order[hits.query_H]
             for query, source, place in zip(
                 queries.tolist(), hits.source_H.tolist(), hits.place_H.tolist(), strict=True
@@ -86,8 +89,21 @@ class ContentIndex:
         order = np.argsort(wanted, kind="stable")
         known = np.zeros(len(wanted), bool)
         for run in self.runs:
-            known[order[run.find(wanted[order]).query_H]] = True
+            known[order[self._hits(run, wanted[order]).query_H]] = True
         return known
+
+    def _hits(self, run: HashRun, sorted_prefixes_Q: Prefixes) -> Hits:
+        """What a run finds. One that cannot be read finds nothing: its texts are encoded again."""
+        try:
+            hits = run.find(sorted_prefixes_Q)
+        except RunError as error:
+            log.warning("index run %s is passed over, texts of it are embedded again: %s", run.path, error)
+            none = np.empty(0, np.int64)
+            return Hits(query_H=none, source_H=none, place_H=none)
+        if (named_H := hits.source_H < len(run.names)).all():
+            return hits
+        log.warning("index run %s is damaged, run `robert store verify`: it names no such shard", run.path)
+        return Hits(query_H=hits.query_H[named_H], source_H=hits.source_H[named_H], place_H=hits.place_H[named_H])
 
 
 def open_index(store: Store, key: EmbeddingKey) -> ContentIndex:
@@ -105,9 +121,10 @@ def refresh_index(store: Store, key: EmbeddingKey) -> ContentIndex:
     covered = {name for run in runs for name in run.names}
     missing = [entry for name, entry in present.items() if name not in covered]
     for records, names in _batches(store.files, missing, folder):
-        runs.append(_written(store, key, records, names))
-    if runs:
-        _merge(store, key, runs, list(present))
+        with contextlib.suppress(FileNotFoundError):  # another process has merged it already
+            runs.append(_written(store, key, records, names))
+    if runs and not _merge(store, key, runs, list(present)):
+        return refresh_index(store, key)
     return open_index(store, key)
 
 
@@ -219,10 +236,10 @@ def _without_covered(store: Store, runs: Sequence[HashRun], present: set[Name]) 
     return kept
 
 
-def _merge(store: Store, key: EmbeddingKey, runs: Sequence[HashRun], present: Sequence[Name]) -> None:
+def _merge(store: Store, key: EmbeddingKey, runs: Sequence[HashRun], present: Sequence[Name]) -> bool:
     """Merge the smallest runs while the next is at most twice as large as they are together, and any that is stale.
 
-    `present` names the shards that exist, oldest first.
+    `present` names the shards that exist, oldest first. False where that has to be begun again, from what is there now.
     """
     alive = set(present)
     chosen = [run for run in runs if _is_stale(run, alive)]
@@ -233,10 +250,28 @@ def _merge(store: Store, key: EmbeddingKey, runs: Sequence[HashRun], present: Se
         ):
             chosen.append(run)
     if len(chosen) > 1 or is_stale:
-        path = _merged(store, key, chosen, present)
+        if not all(_is_sound(store.files, run) for run in chosen):
+            return False
+        try:
+            path = _merged(store, key, chosen, present)
+        except RunError:
+            return False  # another process has merged them meanwhile
         for run in chosen:
             if run.path != path:
                 store.files.delete(run.path)
+    return True
+
+
+def _is_sound(files: Files, run: HashRun) -> bool:
+    """Delete a run that is damaged: merged, its records would be sealed anew with the damage in them."""
+    try:
+        run.check()
+    except RunError as error:
+        log.warning("index run %s is written anew: %s", files.describe(run.path), error)
+        files.delete(run.path)
+        _opened.cache_clear()
+        return False
+    return True
 
 
 def _is_stale(run: HashRun, alive: set[Name]) -> bool:

@@ -9,7 +9,7 @@ from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.core.score import Scores
 from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import Files
-from robert_pipeline.storage.sealed import SealedWriter, SealError, open_sealed
+from robert_pipeline.storage.sealed import SealedWriter, open_sealed
 from robert_pipeline.storage.shards import ChunkTable
 from robert_pipeline.types import Stamp
 from schemas import CONTRIBUTIONS, ContractError
@@ -52,7 +52,7 @@ def read_contributions(files: Files, path: str) -> pa.Table:
     try:
         rows = open_sealed(files, path, check_pages=True).read()
         CONTRIBUTIONS.check(rows.schema, where=files.describe(path))
-    except (ContractError, SealError, pa.ArrowException, OSError) as error:
+    except (ContractError, pa.ArrowException, OSError, ValueError, KeyError) as error:
         problem = str(error).strip().split("\n")[0].rstrip(".")
         raise StoreError(
             f"contributions {files.describe(path)} are damaged: {problem}",

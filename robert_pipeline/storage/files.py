@@ -139,16 +139,17 @@ class Files:
         return FileEntry(path=path, size_bytes=info.size, modified_ns=info.mtime_ns)
 
     def open(self, path: str) -> pa.NativeFile:
-        """Open for random reading. Raises FileNotFoundError."""
-        return self.filesystem.open_input_file(self.full_path(path))
+        """Open for random reading. Raises FileNotFoundError, StoreError where the place cannot be reached."""
+        with self._reaching(path):
+            return self.filesystem.open_input_file(self.full_path(path))
 
     def read_bytes(self, path: str) -> bytes:
         """A small file, whole."""
         return bytes(self.read_buffer(path).to_pybytes())
 
     def read_buffer(self, path: str) -> pa.Buffer:
-        """A file, whole, in one request. Raises FileNotFoundError."""
-        with self.open(path) as source:
+        """A file, whole, in one request. Raises FileNotFoundError, StoreError where the place cannot be reached."""
+        with self._reaching(path), self.open(path) as source:
             return source.read_buffer()
 
     def write_bytes(self, path: str, content: bytes) -> None:
@@ -197,11 +198,12 @@ class Files:
             self.filesystem.delete_file(self.full_path(path))
 
     def move(self, path: str, target: str) -> None:
-        """Give a file another name. At no moment is it under neither. Raises FileNotFoundError."""
+        """Give a file another name. At no moment is it under neither. Raises FileNotFoundError or StoreError."""
         if self.is_local:
             place = Path(self.full_path(target))
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Path(self.full_path(path)).replace(place)
+            with self._reaching(target):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                Path(self.full_path(path)).replace(place)
             return
         content = self.read_buffer(path)
         with self.writing(target) as temporary:

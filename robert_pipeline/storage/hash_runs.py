@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from robert_pipeline.errors import first_line
 from robert_pipeline.storage.files import Files
 
 RECORD: Final = np.dtype([("prefix", "<u8"), ("source", "<u4"), ("place", "<u4")])
@@ -86,7 +87,7 @@ class HashRun:
     _file: pa.NativeFile = field(repr=False)
 
     def find(self, sorted_prefixes_Q: Prefixes) -> Hits:
-        """Look up hashes in ascending order."""
+        """Look up hashes in ascending order. Raises RunError where the run has gone, or cannot be read."""
         range_Q = _range_of(sorted_prefixes_Q, self._bits)
         start_Q = self._first_record_of[range_Q].astype(np.int64)
         stop_Q = self._first_record_of[range_Q + 1].astype(np.int64)
@@ -128,7 +129,10 @@ class HashRun:
 
     def _read(self, start: int, stop: int) -> Records:
         size = (stop - start) * RECORD.itemsize
-        return np.frombuffer(self._file.read_at(size, start * RECORD.itemsize), RECORD)
+        try:
+            return np.frombuffer(self._file.read_at(size, start * RECORD.itemsize), RECORD)
+        except (OSError, ValueError) as error:  # an object store keeps no file for those who have it open
+            raise RunError(f"it cannot be read: {first_line(error)}") from error
 
 
 def _range_of(prefixes_Q: Prefixes, bits: int) -> NDArray[np.int64]:

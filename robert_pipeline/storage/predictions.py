@@ -16,7 +16,7 @@ from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.core.score import Scores
 from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import Files
-from robert_pipeline.storage.sealed import SealedWriter, SealError, open_sealed
+from robert_pipeline.storage.sealed import SealedWriter, open_sealed
 from robert_pipeline.storage.shards import ChunkTable
 from robert_pipeline.types import Stamp
 from schemas import PREDICTIONS, ContractError
@@ -42,7 +42,7 @@ class PredictionShard:
                 for batch in file.iter_batches():
                     rows = pa.Table.from_batches([batch])
                     yield from PREDICTIONS.upgraded(rows, where=self.path).to_batches()
-        except (SealError, pa.ArrowException, OSError) as error:
+        except (ContractError, pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise _damaged(self.files.describe(self.path), error) from error
 
 
@@ -55,7 +55,7 @@ def open_predictions(files: Files, path: str) -> PredictionShard:
             return PredictionShard(files=files, path=path, row_count=file.metadata.num_rows)
     except FileNotFoundError as error:
         raise StoreError(f"prediction shard {place} does not exist", fix="Run `robert score`") from error
-    except (ContractError, pa.ArrowException, OSError) as error:
+    except (ContractError, pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise _damaged(place, error) from error
 
 

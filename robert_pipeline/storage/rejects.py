@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import Files
-from robert_pipeline.storage.sealed import SealedWriter, SealError, open_sealed
+from robert_pipeline.storage.sealed import SealedWriter, open_sealed
 from robert_pipeline.types import Reject, Stamp
 from schemas import REJECTS, ContractError
 
@@ -42,7 +42,7 @@ def read_rejects(files: Files, path: str) -> pa.Table:
         return rows.cast(REJECTS.schema)
     except FileNotFoundError:
         return REJECTS.schema.empty_table()
-    except (ContractError, SealError, pa.ArrowException, OSError) as error:
+    except (ContractError, pa.ArrowException, OSError, ValueError, KeyError) as error:
         problem = str(error).strip().split("\n")[0].rstrip(".")
         raise StoreError(
             f"rejects {files.describe(path)} are damaged: {problem}",

@@ -14,8 +14,12 @@ from robert_pipeline.errors import StoreError
 from robert_pipeline.runs.plan import plan
 from robert_pipeline.runs.score import score
 from robert_pipeline.runs.store_verify import Outcome, verify_store
+from robert_pipeline.storage.audit import audit
+from robert_pipeline.storage.files import Files
+from robert_pipeline.storage.predictions import prediction_writer
 from robert_pipeline.storage.shards import ShardWriter, open_shard
-from robert_pipeline.storage.store import QUARANTINE, open_store
+from robert_pipeline.storage.store import QUARANTINE, Store, open_store
+from schemas import PREDICTIONS
 from tests.projects import LABEL, LEARN
 from tests.stores import write_shard
 
@@ -85,6 +89,82 @@ def test_one_flipped_bit_in_any_file_of_a_store_is_found(scored):
             found = verify_store(scored, check_only=True, run_id="check").findings
             assert place.entry.path in [finding.path for finding in found], bit
         path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("kind", ["embeddings", "rejects", "predictions", "contributions"])
+def test_no_flipped_bit_of_a_footer_ends_a_verification(scored, kind):
+    """The very damage that is looked for would be an error without a file name, and mend nothing."""
+    chance = random.Random(7)  # noqa: S311 - not for secrets
+    store = open_store(scored.store)
+    place = next(place for place in store.shards(kind) if place.partition_folder == LABEL)
+    path = Path(scored.store, place.entry.path)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for _ in range(400):
+        bit = chance.randrange(8 * footer, 8 * len(whole))
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(StoreError, match=r"damaged|not an embedding shard"):
+            audit(store, place)
+
+
+@pytest.mark.parametrize("often", [1, 1000])
+def test_a_read_that_fails_is_no_damage(scored, monkeypatch, often):
+    """Over a bucket that is slow for a minute, sound vectors would be set aside and paid for again."""
+    path, failed, read = place_of(scored, "embeddings"), [], Files.read_buffer
+
+    def failing(files, wanted):
+        if wanted == path and len(failed) < often:
+            failed.append(wanted)
+            raise StoreError(f"cannot reach {wanted}: SLOW_DOWN", transient=True)
+        return read(files, wanted)
+
+    monkeypatch.setattr(Files, "read_buffer", failing)
+    with pytest.raises(StoreError, match="SLOW_DOWN"):
+        verify_store(scored, run_id="second")
+    assert Path(scored.store, path).exists()
+    assert not Path(scored.store, QUARANTINE).exists()
+
+
+def test_an_error_of_the_disk_says_that_it_cannot_be_reached(scored, monkeypatch):
+    """An outage would send its reader to a command that sets shards aside."""
+
+    class Broken:
+        def __getattr__(self, name):
+            raise OSError(5, "Input/output error")
+
+    files = open_store(scored.store).files
+    monkeypatch.setitem(files.__dict__, "_resolved", (Broken(), files.root))
+    with pytest.raises(StoreError, match="cannot reach") as failed:
+        open_shard(files, place_of(scored, "embeddings")).load()
+    assert failed.value.transient
+
+
+def test_two_that_verify_at_once_mend_once(scored, monkeypatch):
+    """The second would end in an error, and what the first has set aside never be made anew."""
+    path = place_of(scored, "embeddings")
+    flip(Path(scored.store, path))
+    aside = Store.set_aside
+
+    def faster(store, wanted):
+        aside(store, wanted)  # the other one
+        return aside(store, wanted)
+
+    monkeypatch.setattr(Store, "set_aside", faster)
+    (finding,) = verify_store(scored, run_id="second").findings
+    assert (finding.path, finding.outcome) == (path, Outcome.REBUILT)
+
+
+def test_predictions_that_lack_their_rejects_are_found(scored):
+    """A verification killed between two files would leave a unit that can never be published."""
+    path = place_of(scored, "predictions")
+    rows = pq.read_table(Path(scored.store, path)).slice(1)
+    with open_store(scored.store).files.writing(path) as temporary, prediction_writer(temporary, path) as writer:
+        writer.write_table(rows.cast(PREDICTIONS.schema))
+    (finding,) = verify_store(scored, run_id="second").findings
+    assert (finding.path, finding.outcome) == (path, Outcome.REBUILT)
+    assert "4 labelled and 0 rejected of 5 embedded documents" in finding.problem
 
 
 def test_a_shard_of_another_encoder_under_the_right_name_is_found_and_rebuilt(scored):

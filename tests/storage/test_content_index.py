@@ -7,6 +7,7 @@ from stores import hash_of, write_shard
 from robert_pipeline.storage import content_index
 from robert_pipeline.storage.content_index import index_shards, open_index, refresh_index
 from robert_pipeline.storage.files import Files
+from robert_pipeline.storage.hash_runs import RECORD, open_run
 from robert_pipeline.storage.store import EmbeddingKey, open_store
 
 KEY = EmbeddingKey(encoder_fingerprint="e" * 16, chunking_fingerprint="c" * 16, vector_dtype="float16")
@@ -164,6 +165,40 @@ def test_a_damaged_run_is_left_out_and_written_anew(tmp_path, damage, caplog):
     content_index._opened.cache_clear()
     assert places(open_index(store, KEY), 1) == [[]] * 6
     assert "is left out" in caplog.text
+    assert all(places(refresh_index(store, KEY), 1))
+
+
+def test_a_flipped_bit_in_a_record_stops_nobody_and_is_not_merged(tmp_path, caplog):
+    """Every embed of a year's corpus would end over one bit of what can be derived."""
+    store = open_store(str(tmp_path))
+    write_shard(tmp_path, unit_id="1" * 16, seed=1)
+    refresh_index(store, KEY)
+    (path,) = run_files(store)
+    content = bytearray(store.files.read_bytes(path))
+    content[RECORD.fields["source"][1]] ^= 8
+    store.files.write_bytes(path, bytes(content))
+    content_index._opened.cache_clear()
+    index = open_index(store, KEY)
+    assert sum(bool(found) for found in places(index, 1)) == 5
+    assert "is damaged" in caplog.text
+    write_shard(tmp_path, unit_id="2" * 16, seed=2)
+    index = refresh_index(store, KEY)
+    assert all(places(index, 1))
+    assert all(places(index, 2))
+    open_run(store.files, *run_files(store)).check()
+
+
+def test_a_run_that_another_process_has_merged_is_passed_over(address):
+    """Two backfills on one bucket would end each other's units."""
+    store = open_store(address)
+    write_shard(address, unit_id="1" * 16, seed=1)
+    index = refresh_index(store, KEY)
+    for path in run_files(store):
+        store.files.delete(path)
+    found = places(index, 1)  # on a disk, whoever has a file open keeps it
+    assert all(found) == store.files.is_local
+    assert index.knows(hashes(1)).all() == store.files.is_local
+    content_index._opened.cache_clear()
     assert all(places(refresh_index(store, KEY), 1))
 
 
