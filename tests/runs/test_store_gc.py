@@ -98,7 +98,7 @@ def test_a_damaged_shard_stops_no_clean_up(own, encoder, caplog):
         columns.column(i) for i in range(columns.num_columns) if columns.column(i).path_in_schema == "text_hash"
     )
     content = bytearray(before.read_bytes())
-    content[(hashes.dictionary_page_offset or hashes.data_page_offset) + hashes.total_compressed_size // 2] ^= 1
+    content[hashes.data_page_offset - 8] ^= 1  # the end of the dictionary, before the pages
     before.write_bytes(content)
     age(own)
     leftover = Path(own.store, "embeddings", "a.parquet.1-2.tmp")
