@@ -12,7 +12,9 @@ import yaml
 from flows.serve import SERVER_SETTINGS
 from infra.runtime_lock import named, runtime_lock
 from robert_pipeline import __version__
+from robert_pipeline.storage.claims import open_claims
 from robert_pipeline.storage.settings import load_settings
+from robert_pipeline.storage.warehouse import open_warehouse
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -135,6 +137,39 @@ def test_the_settings_of_the_services_are_settings():
     assert settings.engine.name == "dask://dask-scheduler:8786"
     assert "dask-scheduler" in compose
     assert settings.store == "s3://store"
+
+
+def mounts(pod):
+    """Where a container of a pod or a service has volumes, and where the settings are looked for."""
+    return {
+        entry["mountPath"] if isinstance(entry, dict) else entry.split(":")[-2 if entry.endswith(":ro") else -1]
+        for entry in pod
+    }
+
+
+def test_the_services_have_what_their_settings_name():
+    """Every nightly run would be refused: no catalog, no disk for claims, or a folder that another worker lacks."""
+    settings = load_settings({}, file=INFRA / "robert.toml")
+    open_warehouse(settings.warehouse)
+    folders = [open_claims(settings).files.root, settings.registry, settings.encoder.name]
+    services = documents(INFRA / "compose.yaml")[0]
+    workers = [services["services"][name]["volumes"] for name in ("prefect-worker", "dask-worker")]
+    workers += [
+        deployment["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+        for path in MANIFESTS
+        for deployment in documents(path)
+        if deployment["kind"] == "Deployment" and "worker" in deployment["metadata"]["name"]
+    ]
+    assert len(workers) >= 4
+    for volumes in workers:
+        for folder in folders:
+            assert any(folder.startswith(f"{place}/") for place in mounts(volumes)), folder
+    host, _, database = settings.warehouse.catalog.partition("@")[2].partition("/")
+    server = services["services"][host]
+    assert server["environment"]["POSTGRES_USER"] == "robert"
+    assert services["configs"][server["configs"][0]["source"]]["content"] == f"CREATE DATABASE {database};"
+    assert "PGPASSWORD" in services["services"]["prefect-worker"]["environment"]
+    assert "PGPASSWORD" in (INFRA / "README.md").read_text()
 
 
 LOCK = """\

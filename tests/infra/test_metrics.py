@@ -130,6 +130,13 @@ def test_the_dashboard_has_the_form_that_grafana_wants():
     assert len(ids) == len(DASHBOARD["panels"])
 
 
+def test_the_alert_for_silence_looks_back_as_far_as_anything_is_kept():
+    """The longest outage would look mended once its last publication is out of sight."""
+    (rule,) = (rule for rule in RULES if rule["alert"] == "RobertPublishLate")
+    (kept,) = re.findall(r"retention\.time=(\w+)", (INFRA / "compose.yaml").read_text())
+    assert f"[{kept}]" in rule["expr"]
+
+
 def test_an_alert_says_whose_it_is_and_how_bad():
     """Somebody who is woken would not know by what."""
     assert RULES
