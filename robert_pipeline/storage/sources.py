@@ -6,7 +6,6 @@ written, so that '007' stays an id and 'None' a label. Never leaves a file or a 
 
 import contextlib
 import csv
-import itertools
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from robert_pipeline.config import Columns
 from robert_pipeline.errors import ConfigError, CorpusError
+from robert_pipeline.storage.json_source import json_tables, json_types
 
 if TYPE_CHECKING:
     import datasets
@@ -271,15 +271,16 @@ def _load_json(paths: Sequence[Path], columns: Columns) -> _Data:
 
     features = datasets.Features()
     for path in paths:
-        with contextlib.suppress(StopIteration):  # what the reader raises for a file without a byte
-            for first in itertools.islice(_arrow(_stream("json", [path])), 1):
-                features.update(datasets.Features.from_arrow_schema(first.schema))
+        own = datasets.Features.from_arrow_schema(pa.schema(list(json_types(path).items())))
+        for role, name in (("text", columns.text), ("doc-id", columns.doc_id), ("label", columns.label)):
+            if name in own:
+                _check_type(str(path), own[name], role, name)
+        features.update(own)
     if not features:
         raise ValueError("it holds no rows")
     kept = _check_columns(str(paths[0]), features, columns)
-    # As strings from the start: types are inferred block by block, and would differ.
-    features = datasets.Features({**features, **{name: datasets.Value("string") for name in kept}})
-    return _Data(features=features, tables=_arrow(_stream("json", paths, features=features).select_columns(kept)))
+    as_text = datasets.Features({**features, **{name: datasets.Value("string") for name in kept}})
+    return _Data(features=as_text, tables=(table for path in paths for table in json_tables(path, kept)))
 
 
 def _load_parquet(paths: Sequence[Path], columns: Columns) -> _Data:
@@ -294,6 +295,11 @@ def _text_rows(paths: Sequence[Path], root: Path) -> Iterator[pa.Table]:
     """A document a file: its id is the file's place, its label the folder it lies in. Bytes are kept as they are."""
     for path in paths:
         place = path.relative_to(root)
+        if not _is_text(str(place)):
+            raise CorpusError(
+                f"{str(root).encode(errors='replace').decode()} holds {str(place)!r}, a name that is not UTF-8",
+                fix="Rename the file: its name becomes the id of its document",
+            )
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -302,6 +308,14 @@ def _text_rows(paths: Sequence[Path], root: Path) -> Iterator[pa.Table]:
         text = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(content)])
         label = place.parent.name or None
         yield pa.table([pa.array([str(place)]), text, pa.array([label], pa.string())], schema=ROWS)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_files(paths: Sequence[Path], each: "Sequence[datasets.Features]", columns: Columns) -> list[str]:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -291,6 +293,41 @@ def test_a_column_that_only_some_files_have_is_not_left_out(tmp_path, suffix, la
     assert complaint(tmp_path, Columns()).startswith(
         f"{tmp_path}/{lacking}.{suffix} has no column 'label', {tmp_path}/{other}.{suffix} has one"
     )
+
+
+def test_json_is_read_whatever_its_first_objects_are_like(tmp_path):
+    """A sound file would be refused, because a key that nobody needs comes late or changes its type."""
+    rows = [{"doc_id": number, "text": f"text {number}", "score": 1} for number in range(2_500)]
+    rows += [{"doc_id": "x", "text": "late", "label": True, "score": 0.5, "more": {"a": [1]}}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = rows_of(tmp_path / "a.jsonl", Columns())
+    assert (len(found), found[2], found[-1]) == (2_501, ("2", "text 2", None), ("x", "late", "true"))
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"doc_id": "1", "text": 5}', "column 'text' of {path} is int64, not text"),
+        ('{"doc_id": 1.5, "text": "x"}', "column 'doc_id' of {path} is float64, not text or integer"),
+        ('{"doc_id": "1", "text": ["x"]}', "column 'text' of {path} is List, not text"),
+        ('{"doc_id": "1", "text": "x"', "{path} cannot be imported: line 2, column 28: Expecting ',' delimiter"),
+        ("[1, 2]", "{path} cannot be imported: line 2 is no JSON object"),
+    ],
+)
+def test_what_is_wrong_with_json_is_named(tmp_path, line, problem):
+    """Of a million lines, nobody would know which one to mend."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"doc_id": null, "text": null}}\n{line}\n')
+    assert complaint(path, Columns()).startswith(problem.format(path=path))
+
+
+def test_a_name_that_is_not_utf8_is_named(tmp_path):
+    """An import of a folder of texts would end in a traceback."""
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("x")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert "'caf\\udce9.txt', a name that is not UTF-8. Rename the file" in complaint(tmp_path, Columns())
 
 
 def test_a_key_that_a_json_object_leaves_out_is_null(tmp_path):
