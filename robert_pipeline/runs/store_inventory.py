@@ -100,12 +100,14 @@ def _some(store: Store, places: list[ShardPlace]) -> list[ShardPlace]:
 
 
 def read_headers(store: Store, places: Sequence[ShardPlace]) -> Iterator[tuple[ShardPlace, ShardHeader | None]]:
-    """Each embedding shard with its header; None where the footer cannot be read."""
+    """Embedding shards and their headers, None for one that is damaged. Raises StoreError where one cannot be read."""
 
     def header(place: ShardPlace) -> ShardHeader | None:
         try:
             return open_shard(store.files, place.entry.path).header
-        except StoreError:
+        except StoreError as error:
+            if error.transient:
+                raise
             return None
 
     with ThreadPoolExecutor(READERS, thread_name_prefix="headers") as readers:

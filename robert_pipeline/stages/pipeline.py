@@ -166,7 +166,7 @@ def _telling(work: Callable[[], object]) -> None:
     try:
         work()
     except RobertError as error:
-        told = json.dumps([type(error).__name__, error.problem, error.fix])
+        told = json.dumps([type(error).__name__, error.problem, error.fix, error.transient])
         raise RuntimeError(f"<{_MARK}>{told.encode().hex()}</{_MARK}>") from error
 
 
@@ -181,6 +181,6 @@ def _told(text: str) -> RobertError | None:
     found = re.search(f"<{_MARK}>([0-9a-f]+)</{_MARK}>", text)
     if found is None:
         return None
-    kind, problem, fix = json.loads(bytes.fromhex(found.group(1)))
-    raised: RobertError = getattr(errors, kind)(problem, fix=fix)
+    kind, problem, fix, transient = json.loads(bytes.fromhex(found.group(1)))
+    raised: RobertError = getattr(errors, kind)(problem, fix=fix, transient=transient)
     return raised

@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from robert_pipeline.config import Columns, fingerprint, text_hash
-from robert_pipeline.errors import CorpusError, first_line
+from robert_pipeline.errors import CorpusError, StoreError, first_line
 from robert_pipeline.storage.files import FileEntry, Files
 from robert_pipeline.types import Document, Fragment, Reject, RowGroup, RowRange, WorkUnit
 
@@ -115,6 +115,8 @@ class Corpus:
                 f"{place} is not a Parquet file: {first_line(error)}",
                 fix="Remove it, or turn it into a corpus with `robert import`",
             ) from error
+        except StoreError as error:
+            raise CorpusError(error.problem, fix=error.fix, transient=error.transient) from error
         except OSError as error:
             raise CorpusError(
                 f"{place} cannot be read: {first_line(error)}", fix="Restore the file, or fix its permissions"

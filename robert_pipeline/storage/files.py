@@ -130,6 +130,21 @@ class Files:
                 transient=True,
             ) from error
 
+    @contextlib.contextmanager
+    def reading(self, path: str) -> Iterator[None]:
+        """Around what reads a file. Raises FileNotFoundError where it has gone, StoreError where it cannot be read.
+
+        That error is transient: nobody knows what the bytes are, so they are no damage.
+        """
+        try:
+            with self._reaching(path):
+                yield
+        except StoreError as error:
+            # An object store that has deleted what is open here gives another error, whatever its words.
+            if error.transient and self.kind(path) == pafs.FileType.NotFound:
+                raise FileNotFoundError(self.describe(path)) from error
+            raise
+
     def entry(self, path: str) -> FileEntry:
         """One file's entry. Raises FileNotFoundError."""
         with self._reaching(path):
@@ -139,8 +154,8 @@ class Files:
         return FileEntry(path=path, size_bytes=info.size, modified_ns=info.mtime_ns)
 
     def open(self, path: str) -> pa.NativeFile:
-        """Open for random reading. Raises FileNotFoundError, StoreError where the place cannot be reached."""
-        with self._reaching(path):
+        """Open for random reading, in `reading`. Raises FileNotFoundError, StoreError where it cannot be reached."""
+        with self.reading(path):
             return self.filesystem.open_input_file(self.full_path(path))
 
     def read_bytes(self, path: str) -> bytes:
@@ -149,8 +164,14 @@ class Files:
 
     def read_buffer(self, path: str) -> pa.Buffer:
         """A file, whole, in one request. Raises FileNotFoundError, StoreError where the place cannot be reached."""
-        with self._reaching(path), self.open(path) as source:
+        with self.reading(path), self.open(path) as source:
             return source.read_buffer()
+
+    def read_end(self, path: str, size_bytes: int) -> bytes:
+        """The last bytes of a file, all of a smaller one. Raises what `read_buffer` raises."""
+        with self.reading(path), self.open(path) as source:
+            start = max(0, source.size() - size_bytes)
+            return bytes(source.read_at(size_bytes, start))
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Put a small file in place, whole or not at all."""
@@ -179,13 +200,16 @@ class Files:
             else:
                 self._upload(temporary, place)
         except OSError as error:
-            raise StoreError(
-                f"cannot write {self.describe(path)}: {error.strerror or _first_line(error)}",
-                fix="Free space or fix the permissions and run again; what was there before is unchanged",
-            ) from error
+            raise self._cannot_write(path, error) from error
         finally:
             with contextlib.suppress(OSError):  # it must not hide what went wrong above
                 temporary.unlink(missing_ok=True)
+
+    def _cannot_write(self, path: str, error: OSError) -> StoreError:
+        return StoreError(
+            f"cannot write {self.describe(path)}: {error.strerror or _first_line(error)}",
+            fix="Free space or fix the permissions and run again; what was there before is unchanged",
+        )
 
     def _upload(self, source: Path, place: str) -> None:
         # In one call: a stream that is closed after half of the content would publish that half.
@@ -201,9 +225,13 @@ class Files:
         """Give a file another name. At no moment is it under neither. Raises FileNotFoundError or StoreError."""
         if self.is_local:
             place = Path(self.full_path(target))
-            with self._reaching(target):
+            try:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 Path(self.full_path(path)).replace(place)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise self._cannot_write(target, error) from error
             return
         content = self.read_buffer(path)
         with self.writing(target) as temporary:

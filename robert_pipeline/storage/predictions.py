@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from robert_pipeline import __version__
 from robert_pipeline.core.model import TrainedHead
 from robert_pipeline.core.score import Scores
 from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import Files
-from robert_pipeline.storage.sealed import SealedWriter, open_sealed
+from robert_pipeline.storage.sealed import SealedWriter, open_footer, open_sealed
 from robert_pipeline.storage.shards import ChunkTable
 from robert_pipeline.types import Stamp
-from schemas import PREDICTIONS, ContractError
+from schemas import PREDICTIONS
 
 _REBUILD = "Run `robert store verify`, which sets it aside, and `robert score` again"
+_BROKEN = (ValueError, KeyError, pa.ArrowException, OSError)  # bytes in hand: not Parquet, not text, not the contract's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,25 +37,28 @@ class PredictionShard:
 
         Raises StoreError, before the first, for any damage.
         """
+        place = self.files.describe(self.path)
         try:
             with open_sealed(self.files, self.path, check_pages=check_pages) as file:
                 for batch in file.iter_batches():
                     rows = pa.Table.from_batches([batch])
                     yield from PREDICTIONS.upgraded(rows, where=self.path).to_batches()
-        except (ContractError, pa.ArrowException, OSError, ValueError, KeyError) as error:
-            raise _damaged(self.files.describe(self.path), error) from error
+        except FileNotFoundError as error:
+            raise _missing(place) from error
+        except _BROKEN as error:
+            raise _damaged(place, error) from error
 
 
 def open_predictions(files: Files, path: str) -> PredictionShard:
     """Read a shard's footer and check it against the contract. Raises StoreError."""
     place = files.describe(path)
     try:
-        with pq.ParquetFile(files.open(path)) as file:
-            PREDICTIONS.version_of(file.schema_arrow, where=place)
-            return PredictionShard(files=files, path=path, row_count=file.metadata.num_rows)
+        file = open_footer(files, path)
+        PREDICTIONS.version_of(file.schema_arrow, where=place)
+        return PredictionShard(files=files, path=path, row_count=file.metadata.num_rows)
     except FileNotFoundError as error:
-        raise StoreError(f"prediction shard {place} does not exist", fix="Run `robert score`") from error
-    except (ContractError, pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise _missing(place) from error
+    except _BROKEN as error:
         raise _damaged(place, error) from error
 
 
@@ -72,6 +75,10 @@ def prediction_writer(place: Path, path: str) -> SealedWriter:
         compression_level=1,
         use_dictionary=[*repeated, *thresholds, *constant, "scored_at"],
     )
+
+
+def _missing(place: str) -> StoreError:
+    return StoreError(f"prediction shard {place} does not exist", fix="Run `robert score`")
 
 
 def _damaged(place: str, error: Exception) -> StoreError:

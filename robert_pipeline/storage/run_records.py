@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from robert_pipeline.core.price import RateSample
+from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import FileEntry, Files
 from robert_pipeline.storage.store import partition_folder
 
@@ -103,7 +104,7 @@ def recent_samples(store: str) -> list[RateSample]:
 def _read(files: Files, path: str) -> RunRecord | None:
     try:
         return RunRecord.from_json(files.read_bytes(path))
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, FileNotFoundError, StoreError):
         return None  # a record that cannot be read is no reason to stop
 
 

@@ -24,6 +24,7 @@ _OPEN = b"00000000"
 _MARK = b"\x18\x0b" + SEAL_KEY.encode() + b"\x18\x08"  # key and value as Thrift's compact protocol writes them
 _PIECE_BYTES = 1 << 20
 _END_BYTES = 8  # length of the footer, and PAR1
+_FOOTER_BYTES = 1 << 16  # most are smaller: one request
 
 
 class SealError(ValueError):
@@ -68,8 +69,8 @@ class SealedWriter:
 def open_sealed(files: Files, path: str, *, check_pages: bool = False) -> pq.ParquetFile:
     """Read a file whole, in one request, and check its seal and that it was written under this path.
 
-    `check_pages` checks the page checksums as well. Raises SealError, FileNotFoundError, or what pyarrow raises for a
-    file that is not Parquet.
+    `check_pages` checks the page checksums as well. Raises FileNotFoundError, StoreError where the place cannot be
+    reached, SealError, or what pyarrow raises for bytes that are not Parquet: OSError too, with nothing left to read.
     """
     content = files.read_buffer(path)
     _check_seal(content)
@@ -78,6 +79,18 @@ def open_sealed(files: Files, path: str, *, check_pages: bool = False) -> pq.Par
     if name != path:
         raise SealError(f"it was written as {name}")
     return file
+
+
+def open_footer(files: Files, path: str) -> pq.ParquetFile:
+    """Read a file's footer only, unchecked by its seal: metadata and schema are there, rows are not.
+
+    Raises what `open_sealed` raises, but SealError.
+    """
+    end = files.read_end(path, _FOOTER_BYTES)
+    size = int.from_bytes(end[-_END_BYTES:-4], "little") + _END_BYTES
+    if size > len(end):
+        end = files.read_end(path, size)
+    return pq.ParquetFile(pa.BufferReader(end))
 
 
 def _seal(place: Path) -> None:

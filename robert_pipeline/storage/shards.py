@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from robert_pipeline.core.terms import ChunkTokens
 from robert_pipeline.errors import StoreError
 from robert_pipeline.storage.files import Files
-from robert_pipeline.storage.sealed import NAME_KEY, SealedWriter, SealError, open_sealed
+from robert_pipeline.storage.sealed import NAME_KEY, SealedWriter, open_footer, open_sealed
 from robert_pipeline.storage.store import EmbeddingKey, partition_folder
 from robert_pipeline.types import Counts, EncoderUse
-from schemas import ContractError, embeddings_schema
+from schemas import embeddings_schema
 from schemas.contract import check_fields
 
 HEADER_KEY = b"robert.shard"
@@ -141,7 +141,7 @@ class EmbeddingShard:
             file = open_sealed(self.files, self.path, check_pages=check_pages)
         except FileNotFoundError as error:
             raise _missing(place) from error
-        except (SealError, pa.ArrowException, OSError) as error:
+        except (ValueError, pa.ArrowException, OSError) as error:
             raise _damaged(place, error) from error
         return LoadedShard(place=place, header=self.header, file=file)
 
@@ -156,15 +156,15 @@ def open_shard(files: Files, path: str) -> EmbeddingShard:
     """Read a shard's footer and check it against the contract and against its name. Raises StoreError."""
     place = files.describe(path)
     try:
-        with pq.ParquetFile(files.open(path)) as file:
-            header = _header(place, file)
-            expected = embeddings_schema(header.dimension, header.vector_dtype)
-            check_fields(expected, file.schema_arrow, where=place, contract="embeddings v1")
-            if file.metadata.num_rows != header.counts.chunks:
-                raise ValueError(f"it has {file.metadata.num_rows} rows, its header says {header.counts.chunks}")
+        file = open_footer(files, path)
+        header = _header(place, file)
+        expected = embeddings_schema(header.dimension, header.vector_dtype)
+        check_fields(expected, file.schema_arrow, where=place, contract="embeddings v1")
+        if file.metadata.num_rows != header.counts.chunks:
+            raise ValueError(f"it has {file.metadata.num_rows} rows, its header says {header.counts.chunks}")
     except FileNotFoundError as error:
         raise _missing(place) from error
-    except (ContractError, ValueError, KeyError, TypeError, pa.ArrowException, OSError) as error:
+    except (ValueError, KeyError, TypeError, pa.ArrowException, OSError) as error:
         raise _damaged(place, error) from error
     if path != header.path:
         raise StoreError(f"shard {place} is damaged: it was written as {header.path}", fix=_REBUILD)

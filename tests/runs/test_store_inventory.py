@@ -6,6 +6,7 @@ import pytest
 
 from robert_pipeline.errors import StoreError
 from robert_pipeline.runs.store_inventory import list_store, store_stats
+from robert_pipeline.storage.files import Files
 from robert_pipeline.storage.heads import load_head
 from tests.projects import LABEL, LEARN
 
@@ -49,3 +50,15 @@ def test_a_store_that_is_not_there_is_named(look, tmp_path):
     """A misspelt address would look like an empty store."""
     with pytest.raises(StoreError, match="nothing-here"):
         look(str(tmp_path / "nothing-here"))
+
+
+@pytest.mark.parametrize("look", [list_store, store_stats])
+def test_an_outage_is_not_counted_as_damage(look, scored, monkeypatch):
+    """While a bucket is away, the user would be told to verify shards that are whole."""
+
+    def fail(_files, _path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Files, "open", fail)
+    with pytest.raises(StoreError, match=r"cannot reach .*embeddings/"):
+        look(scored.store)

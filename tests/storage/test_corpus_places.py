@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from robert_pipeline.errors import CorpusError
+from robert_pipeline.errors import CorpusError, StoreError
 from robert_pipeline.storage.corpus import open_corpus, read_unit
 from tests.corpora import COLUMNS, complaint, outcomes, plan_partition, read_corpus, write_file, write_texts
 
@@ -122,6 +122,19 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / "a.parquet").unlink()
     with pytest.raises(CorpusError, match=r"a\.parquet cannot be read: .*No such file"):
         corpus.fragments("all")
+
+
+def test_a_file_that_cannot_be_reached_is_an_error_of_the_corpus_that_may_go_away(tmp_path, monkeypatch):
+    """The user would look for it in the store; or a schedule would give up over a bucket that is away for a minute."""
+    corpus = open_corpus(str(write_texts(tmp_path / "a.parquet", ["one"])), COLUMNS)
+
+    def refuse(_files, path):
+        raise StoreError(f"cannot reach {path}: SLOW_DOWN", transient=True)
+
+    monkeypatch.setattr("robert_pipeline.storage.files.Files.open", refuse)
+    with pytest.raises(CorpusError, match=r"cannot reach a\.parquet: SLOW_DOWN") as failed:
+        corpus.fragments("all")
+    assert failed.value.transient
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):

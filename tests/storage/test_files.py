@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -182,3 +183,55 @@ def test_a_bucket_that_cannot_be_asked_is_one_clear_error(monkeypatch):
         Files("s3://nothing").exists("a")
     assert failed.value.transient
     assert pickle.loads(pickle.dumps(failed.value)).transient  # noqa: S301 - our own
+
+
+def test_a_file_that_cannot_be_opened_cannot_be_reached(tmp_path):
+    """A process with too many open files would call every shard damaged, and have it set aside."""
+    files = Files(str(tmp_path))
+    files.write_bytes("f", b"content")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    caught = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        for read in (files.open, files.read_bytes, lambda path: files.read_end(path, 3)):
+            try:
+                read("f")
+            except StoreError as error:
+                caught.append(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [error.transient for error in caught] == [True] * 3
+    assert all("cannot reach" in str(error) and "Too many open files" in str(error) for error in caught)
+
+
+def test_an_object_that_is_deleted_while_it_is_open_is_not_found(address):
+    """A run that another process has merged would be an outage, and end the unit that has it open."""
+    files = Files(address)
+    files.write_bytes("f", b"content")
+    opened = files.open("f")
+    files.delete("f")
+    if files.is_local:
+        with files.reading("f"):
+            assert opened.read_at(7, 0) == b"content"
+    else:
+        with pytest.raises(FileNotFoundError), files.reading("f"):
+            opened.read_at(7, 0)
+
+
+def test_the_end_of_a_file_is_read(address):
+    """The footer of a shard would be another part of it."""
+    files = Files(address)
+    files.write_bytes("f", b"content")
+    assert [files.read_end("f", size) for size in (0, 3, 7, 70)] == [b"", b"ent", b"content", b"content"]
+    with pytest.raises(FileNotFoundError):
+        files.read_end("nothing", 3)
+
+
+def test_a_file_that_cannot_be_moved_is_one_clear_error(tmp_path):
+    """The report of a verify would end in a traceback, after some files were set aside."""
+    files = Files(str(tmp_path))
+    files.write_bytes("f", b"content")
+    files.write_bytes("quarantine", b"a file where a folder should be")
+    with pytest.raises(StoreError, match=r"cannot write .*quarantine/f: File exists\. Free space"):
+        files.move("f", "quarantine/f")
+    assert files.read_bytes("f") == b"content"
