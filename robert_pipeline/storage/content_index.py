@@ -6,12 +6,11 @@ it says is a hint: whoever follows it compares the whole text hash in the shard.
 while looking up, `BUILD_RECORDS` of 16 bytes and their copies while writing.
 """
 
-import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +26,7 @@ from robert_pipeline.storage.hash_runs import (
     Prefixes,
     Records,
     RunError,
+    RunGoneError,
     RunWriter,
     open_run,
     prefixes,
@@ -42,6 +42,9 @@ BUILD_RECORDS = 1 << 21
 
 READERS = 8
 """Shards read at once: reading hashes is waiting, on object stores."""
+
+REFRESHES = 4
+"""Times that a refresh looks at the runs again, when another process has merged some or some are damaged."""
 
 RUN_SUFFIX = ".run"
 SHARED_PREFIX = f"{partition_folder(SHARED_TEXTS)}/"
@@ -61,6 +64,8 @@ class ContentIndex:
 
     folder: str
     runs: tuple[HashRun, ...]
+    reopened: Callable[[], Sequence[HashRun]]
+    """Gives the runs that are there now: another process may merge those above while this index is in use."""
 
     @property
     def text_count(self) -> int:
@@ -74,8 +79,7 @@ class ContentIndex:
             return found
         wanted = prefixes(text_hashes)
         order = np.argsort(wanted, kind="stable")
-        for run in self.runs:
-            hits = self._hits(run, wanted[order])
+        for run, hits in self._look_up(wanted[order]):
             queries = order[hits.query_H]
             for query, source, place in zip(
                 queries.tolist(), hits.source_H.tolist(), hits.place_H.tolist(), strict=True
@@ -88,44 +92,63 @@ class ContentIndex:
         wanted = prefixes(text_hashes)
         order = np.argsort(wanted, kind="stable")
         known = np.zeros(len(wanted), bool)
-        for run in self.runs:
-            known[order[self._hits(run, wanted[order]).query_H]] = True
+        for _, hits in self._look_up(wanted[order]):
+            known[order[hits.query_H]] = True
         return known
 
-    def _hits(self, run: HashRun, sorted_prefixes_Q: Prefixes) -> Hits:
-        """What a run finds. One that cannot be read finds nothing: its texts are encoded again."""
+    def _look_up(self, sorted_prefixes_Q: Prefixes) -> list[tuple[HashRun, Hits]]:
         try:
-            hits = run.find(sorted_prefixes_Q)
-        except RunError as error:
-            log.warning("index run %s is passed over, texts of it are embedded again: %s", run.path, error)
-            none = np.empty(0, np.int64)
-            return Hits(query_H=none, source_H=none, place_H=none)
-        if (named_H := hits.source_H < len(run.names)).all():
-            return hits
-        log.warning("index run %s is damaged, run `robert store verify`: it names no such shard", run.path)
-        return Hits(query_H=hits.query_H[named_H], source_H=hits.source_H[named_H], place_H=hits.place_H[named_H])
+            return [(run, _hits(run, sorted_prefixes_Q)) for run in self.runs]
+        except RunError:
+            found: list[tuple[HashRun, Hits]] = []
+            for run in self.reopened():
+                try:
+                    found.append((run, _hits(run, sorted_prefixes_Q)))
+                except RunError as error:
+                    log.warning("index run %s is passed over, texts of it are embedded again: %s", run.path, error)
+            return found
+
+
+def _hits(run: HashRun, sorted_prefixes_Q: Prefixes) -> Hits:
+    """What a run finds in shards that it names: by a flipped bit, a record is of another one."""
+    hits = run.find(sorted_prefixes_Q)
+    if (named_H := hits.source_H < len(run.names)).all():
+        return hits
+    log.warning("index run %s is damaged, run `robert store verify`: it names no such shard", run.path)
+    return Hits(query_H=hits.query_H[named_H], source_H=hits.source_H[named_H], place_H=hits.place_H[named_H])
 
 
 def open_index(store: Store, key: EmbeddingKey) -> ContentIndex:
-    """The index as the last refresh left it. A run that is damaged is left out, with a warning."""
-    runs = [run for entry in _run_entries(store, key) if (run := _open(store.files, entry.path)) is not None]
-    return ContentIndex(folder=store.embedding_folder(key), runs=tuple(reversed(runs)))
+    """The index as the last refresh left it. A run that is damaged is left out, with a warning. Raises StoreError."""
+    reopened = partial(_open_runs, store, key)
+    return ContentIndex(folder=store.embedding_folder(key), runs=reopened(), reopened=reopened)
 
 
 def refresh_index(store: Store, key: EmbeddingKey) -> ContentIndex:
-    """Index the shards that no run covers, drop runs of shards that are gone, merge; gives the new index."""
+    """Index the shards that no run covers, drop runs of shards that are gone, merge; gives the new index.
+
+    Several processes may do so at once: what one of them leaves to do, the next refresh does. Raises StoreError.
+    """
+    for _ in range(REFRESHES):
+        if _refresh(store, key):
+            break
+    return open_index(store, key)
+
+
+def _refresh(store: Store, key: EmbeddingKey) -> bool:
+    """False where it has to be begun again, from what is there now."""
     folder = store.embedding_folder(key)
     shards = sorted(store.files.list(folder), key=lambda entry: (entry.modified_ns, entry.path))
     present = {_name(entry, folder): entry for entry in shards}
-    runs = _without_covered(store, open_index(store, key).runs, set(present))
+    runs = _without_covered(store, _open_runs(store, key), set(present))
     covered = {name for run in runs for name in run.names}
     missing = [entry for name, entry in present.items() if name not in covered]
     for records, names in _batches(store.files, missing, folder):
-        with contextlib.suppress(FileNotFoundError):  # another process has merged it already
+        try:
             runs.append(_written(store, key, records, names))
-    if runs and not _merge(store, key, runs, list(present)):
-        return refresh_index(store, key)
-    return open_index(store, key)
+        except FileNotFoundError:
+            return False  # another process has merged it already
+    return not runs or _merge(store, key, runs, list(present))
 
 
 def index_shards(files: Files, shards: Sequence[FileEntry], folder: str, scratch: Files) -> ContentIndex:
@@ -135,7 +158,7 @@ def index_shards(files: Files, shards: Sequence[FileEntry], folder: str, scratch
         path = f"{len(runs)}{RUN_SUFFIX}"
         write_run(scratch, path, records, names)
         runs.append(open_run(scratch, path))
-    return ContentIndex(folder=folder, runs=tuple(runs))
+    return ContentIndex(folder=folder, runs=tuple(runs), reopened=lambda: runs)
 
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
@@ -161,18 +184,24 @@ def _run_entries(store: Store, key: EmbeddingKey) -> list[FileEntry]:
     return sorted(entries, key=lambda entry: (entry.modified_ns, entry.path))
 
 
+def _open_runs(store: Store, key: EmbeddingKey) -> tuple[HashRun, ...]:
+    """The newest first."""
+    runs = [run for entry in _run_entries(store, key) if (run := _open(store.files, entry)) is not None]
+    return tuple(reversed(runs))
+
+
 @lru_cache(maxsize=64)
-def _opened(files: Files, path: str) -> HashRun:
-    return open_run(files, path)  # never changes under its name
+def _opened(files: Files, path: str, _revision: str) -> HashRun:
+    return open_run(files, path)  # changes under its name only where it was damaged, and is written anew
 
 
-def _open(files: Files, path: str) -> HashRun | None:
+def _open(files: Files, entry: FileEntry) -> HashRun | None:
     try:
-        return _opened(files, path)
+        return _opened(files, entry.path, entry.revision)
     except FileNotFoundError:
         return None  # merged with others in the meantime
-    except (RunError, ValueError, pa.ArrowException, OSError) as error:
-        log.warning("index %s is left out: %s. It is derived and may be deleted", files.describe(path), error)
+    except (RunError, ValueError) as error:
+        log.warning("index %s is left out: %s. It is derived and may be deleted", files.describe(entry.path), error)
         return None
 
 
@@ -207,7 +236,7 @@ def _shard_records(files: Files, entry: FileEntry) -> Records | None:
         return None  # deleted in the meantime
     except UNREADABLE as error:
         problem = str(error).strip().split("\n")[0]
-        log.warning("shard %s is damaged, run `robert store verify`: %s", files.describe(entry.path), problem)
+        log.warning("shard %s cannot be read, run `robert store verify`: %s", files.describe(entry.path), problem)
         return None
     return np.concatenate(parts)
 
@@ -239,7 +268,7 @@ def _without_covered(store: Store, runs: Sequence[HashRun], present: set[Name]) 
 def _merge(store: Store, key: EmbeddingKey, runs: Sequence[HashRun], present: Sequence[Name]) -> bool:
     """Merge the smallest runs while the next is at most twice as large as they are together, and any that is stale.
 
-    `present` names the shards that exist, oldest first. False where that has to be begun again, from what is there now.
+    `present` names the shards that exist, oldest first. False where a run has gone meanwhile, or had to be deleted.
     """
     alive = set(present)
     chosen = [run for run in runs if _is_stale(run, alive)]
@@ -250,11 +279,12 @@ def _merge(store: Store, key: EmbeddingKey, runs: Sequence[HashRun], present: Se
         ):
             chosen.append(run)
     if len(chosen) > 1 or is_stale:
-        if not all(_is_sound(store.files, run) for run in chosen):
-            return False
         try:
+            sound = [run for run in chosen if _is_sound(store.files, run)]
+            if len(sound) < len(chosen):
+                return False
             path = _merged(store, key, chosen, present)
-        except RunError:
+        except RunGoneError:
             return False  # another process has merged them meanwhile
         for run in chosen:
             if run.path != path:
@@ -263,13 +293,17 @@ def _merge(store: Store, key: EmbeddingKey, runs: Sequence[HashRun], present: Se
 
 
 def _is_sound(files: Files, run: HashRun) -> bool:
-    """Delete a run that is damaged: merged, its records would be sealed anew with the damage in them."""
+    """Delete a run that is damaged: merged, its records would be sealed anew with the damage in them.
+
+    Raises RunGoneError.
+    """
     try:
         run.check()
+    except RunGoneError:
+        raise
     except RunError as error:
         log.warning("index run %s is written anew: %s", files.describe(run.path), error)
         files.delete(run.path)
-        _opened.cache_clear()
         return False
     return True
 

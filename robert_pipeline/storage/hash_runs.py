@@ -25,7 +25,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from robert_pipeline.errors import first_line
 from robert_pipeline.storage.files import Files
 
 RECORD: Final = np.dtype([("prefix", "<u8"), ("source", "<u4"), ("place", "<u4")])
@@ -49,6 +48,10 @@ Name = tuple[str, int]
 
 class RunError(ValueError):
     """A file is not a run, or not what was written."""
+
+
+class RunGoneError(RunError):
+    """A run was deleted since it was opened: another process has merged it with others."""
 
 
 def prefixes(text_hashes: Sequence[str]) -> Prefixes:
@@ -84,10 +87,11 @@ class HashRun:
     _bits: int
     _first_record_of: NDArray[np.uint64] = field(repr=False)
     _checksum: int
+    _files: Files = field(repr=False)
     _file: pa.NativeFile = field(repr=False)
 
     def find(self, sorted_prefixes_Q: Prefixes) -> Hits:
-        """Look up hashes in ascending order. Raises RunError where the run has gone, or cannot be read."""
+        """Look up hashes in ascending order. Raises RunGoneError or StoreError, as all that reads records does."""
         range_Q = _range_of(sorted_prefixes_Q, self._bits)
         start_Q = self._first_record_of[range_Q].astype(np.int64)
         stop_Q = self._first_record_of[range_Q + 1].astype(np.int64)
@@ -130,9 +134,14 @@ class HashRun:
     def _read(self, start: int, stop: int) -> Records:
         size = (stop - start) * RECORD.itemsize
         try:
-            return np.frombuffer(self._file.read_at(size, start * RECORD.itemsize), RECORD)
-        except (OSError, ValueError) as error:  # an object store keeps no file for those who have it open
-            raise RunError(f"it cannot be read: {first_line(error)}") from error
+            with self._files.reading(self.path):
+                content = self._file.read_at(size, start * RECORD.itemsize)
+        except FileNotFoundError as error:  # an object store keeps no file for those who have it open
+            # As no OSError: whoever writes a file meanwhile would take it for one of writing.
+            raise RunGoneError("it has been deleted") from error
+        if len(content) != size:
+            raise RunError("it has become shorter")
+        return np.frombuffer(content, RECORD)
 
 
 def _range_of(prefixes_Q: Prefixes, bits: int) -> NDArray[np.int64]:
@@ -202,17 +211,20 @@ def write_run(files: Files, path: str, records: Records, names: Sequence[Name]) 
 
 
 def open_run(files: Files, path: str) -> HashRun:
-    """Open a run. Raises RunError where it is not one, FileNotFoundError."""
-    file = files.open(path)
-    size = file.size()
-    if size < _TRAILER.size:
+    """Open a run. Raises RunError where it is not one, FileNotFoundError, StoreError where it cannot be read."""
+    with files.reading(path):
+        file = files.open(path)
+        size = file.size()
+        trailer = file.read_at(_TRAILER.size, max(0, size - _TRAILER.size))
+    if len(trailer) < _TRAILER.size:
         raise RunError("it is too short")
-    *numbers, magic = _TRAILER.unpack(file.read_at(_TRAILER.size, size - _TRAILER.size))
+    *numbers, magic = _TRAILER.unpack(trailer)
     count, bits, names_offset, stated_size, checksum, rest = numbers
     start = count * RECORD.itemsize
     if magic != _MAGIC or stated_size != size or bits > 48 or not start < names_offset <= size - _TRAILER.size:
         raise RunError("it is not a run, or not all of it")
-    content = file.read_at(size - _TRAILER.size - start, start)
+    with files.reading(path):
+        content = file.read_at(size - _TRAILER.size - start, start)
     if zlib.crc32(content) != rest or names_offset - start != ((1 << bits) + 1) * 8:
         raise RunError("its directory is not the one that was written")
     directory = np.frombuffer(content[: names_offset - start], np.uint64)
@@ -223,5 +235,6 @@ def open_run(files: Files, path: str) -> HashRun:
         _bits=bits,
         _first_record_of=directory,
         _checksum=checksum,
+        _files=files,
         _file=file,
     )

@@ -232,3 +232,58 @@ def test_an_index_of_some_shards_says_nothing_of_others(tmp_path):
     first, _ = store.files.list(folder)
     index = index_shards(store.files, [first], folder, Files(str(tmp_path / "scratch")))
     assert np.concatenate([index.knows(hashes(1)), index.knows(hashes(2))]).tolist() == [True] * 6 + [False] * 6
+
+
+@pytest.fixture
+def on_s3(s3_server, tmp_path):
+    """A store on an object store, where an open file is gone once it is deleted."""
+    return f"s3://bucket/{tmp_path.parent.name}-{tmp_path.name}?endpoint_override={s3_server}&scheme=http"
+
+
+def test_an_index_in_use_outlives_a_merge_by_another_run(on_s3):
+    """A unit of one partition would fail, or lose all it knows, when a run of another partition begins."""
+    store = open_store(on_s3)
+    write_shard(on_s3, unit_id="1" * 16, seed=1)
+    index = refresh_index(store, KEY)
+    expected = places(index, 1)
+    write_shard(on_s3, unit_id="2" * 16, seed=2)
+    (old,) = run_files(store)
+    refresh_index(store, KEY)
+    assert old not in run_files(store)
+    assert all(expected)
+    assert places(index, 1) == expected
+    assert index.knows([*hashes(1), *hashes(3)]).tolist() == [True] * 6 + [False] * 6
+
+
+def test_a_run_that_another_process_merges_first_is_no_error(on_s3, monkeypatch):
+    """Of two runs that begin together, one would end with an error of writing."""
+    store = open_store(on_s3)
+    write_shard(on_s3, unit_id="1" * 16, seed=1)
+    refresh_index(store, KEY)
+    write_shard(on_s3, unit_id="2" * 16, seed=2)
+    original = content_index._merged
+
+    def after_another_process(*merging):
+        monkeypatch.setattr(content_index, "_merged", original)
+        refresh_index(store, KEY)
+        return original(*merging)
+
+    monkeypatch.setattr(content_index, "_merged", after_another_process)
+    index = refresh_index(store, KEY)
+    assert all(places(index, 1) + places(index, 2))
+    assert len(run_files(store)) == 1
+
+
+def test_a_damaged_run_that_is_written_anew_is_opened_anew(tmp_path):
+    """A process that had it open would go on with the damage until it ends."""
+    store = open_store(str(tmp_path))
+    write_shard(tmp_path, unit_id="1" * 16, seed=1)
+    refresh_index(store, KEY)
+    (path,) = run_files(store)
+    content = bytearray(store.files.read_bytes(path))
+    content[RECORD.fields["source"][1]] ^= 8
+    store.files.write_bytes(path, bytes(content))
+    assert not all(places(open_index(store, KEY), 1))
+    store.files.delete(path)
+    assert all(places(refresh_index(store, KEY), 1))
+    assert run_files(store) == [path]
