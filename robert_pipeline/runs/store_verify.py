@@ -14,10 +14,10 @@ from robert_pipeline.runs.embed import embed_plan
 from robert_pipeline.runs.plan import PartitionPlan, Plan, list_partitions, plan
 from robert_pipeline.runs.score import load_head_for, score
 from robert_pipeline.storage.audit import audit
-from robert_pipeline.storage.hash_runs import RunError, open_run
+from robert_pipeline.storage.hash_runs import RunError, RunGoneError, open_run
 from robert_pipeline.storage.heads import has_head
 from robert_pipeline.storage.registry import current_head
-from robert_pipeline.storage.store import ShardPlace, Store, open_store, partition_folder
+from robert_pipeline.storage.store import ShardKind, ShardPlace, Store, open_store, partition_folder
 from robert_pipeline.telemetry.watch import observed
 
 
@@ -32,7 +32,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """A damaged file. `why_not` says why one that was set aside was not rebuilt."""
+    """A damaged file. `why_not` says why one that was set aside was not rebuilt, or why it could not be set aside."""
 
     path: str
     problem: str
@@ -67,18 +67,14 @@ def verify_store(settings: Settings, *, check_only: bool = False, run_id: str) -
 
     Unless `check_only`, what is damaged is moved to the store's `quarantine` folder; then the units of
     `settings.corpus` that lost a shard are embedded again, from vectors that the store still holds where it can, and
-    scored again by the head that labels. Raises StoreError where the store cannot be reached or written.
+    scored again by the head that labels. Raises StoreError, before anything is moved, where a file cannot be read.
     """
     started = time.monotonic()
     store = open_store(settings.store)
     places = store.shards()
     damages = _audit_all(store, places)
-    findings = [] if check_only else _mend(settings, store, damages, run_id)
-    if check_only:
-        findings = [
-            Finding(path=damage.place.entry.path, problem=damage.problem, outcome=Outcome.FOUND) for damage in damages
-        ]
     runs, run_findings = _check_index(store, check_only)
+    findings = [_left(damage) for damage in damages] if check_only else _mend(settings, store, damages, run_id)
     return VerifyReport(
         file_count=len(places) + runs,
         size_bytes=sum(place.entry.size_bytes for place in places),
@@ -105,15 +101,19 @@ def _audit_all(store: Store, places: Sequence[ShardPlace]) -> list[_Damage]:
         return [_Damage(place=place, problem=found) for place, found in zip(places, problems, strict=True) if found]
 
 
+def _left(damage: _Damage, why_not: str = "") -> Finding:
+    return Finding(path=damage.place.entry.path, problem=damage.problem, outcome=Outcome.FOUND, why_not=why_not)
+
+
 def _check_index(store: Store, check_only: bool) -> tuple[int, list[Finding]]:
     entries = [*store.files.list("index"), *store.files.list("surveys")]
     findings: list[Finding] = []
     for entry in entries:
         try:
             open_run(store.files, entry.path).check()
-        except FileNotFoundError:
+        except (FileNotFoundError, RunGoneError):
             continue
-        except (RunError, ValueError, OSError) as error:
+        except (RunError, ValueError) as error:
             if not check_only:
                 store.files.delete(entry.path)
             outcome = Outcome.FOUND if check_only else Outcome.DELETED
@@ -125,26 +125,38 @@ def _check_index(store: Store, check_only: bool) -> tuple[int, list[Finding]]:
 def _mend(settings: Settings, store: Store, damages: Sequence[_Damage], run_id: str) -> list[Finding]:
     # Looked at once more: a read that failed for a moment is no damage, and another `verify` may have been faster.
     damages = [damage for damage in damages if _problem(store, damage.place) is not None]
-    for damage in damages:
-        if damage.place.kind == "unscored":
-            # Rejects of scoring are written with their predictions only. These first: without them a unit counts as
-            # not scored, whatever becomes of this run.
-            store.files.delete(_beside(damage.place, "predictions"))
-        with contextlib.suppress(FileNotFoundError):
-            store.set_aside(damage.place.entry.path)
-    why_not = _rebuild(settings, damages, run_id) if damages else ""
     findings: list[Finding] = []
+    moved: list[_Damage] = []
     for damage in damages:
+        try:
+            _set_aside(store, damage.place)
+            moved.append(damage)
+        except StoreError as error:  # what was moved before must be made anew, and said
+            findings.append(_left(damage, str(error)))
+    why_not = _rebuild(settings, moved, run_id) if moved else ""
+    return findings + [_mended(store, damage, why_not) for damage in moved]
+
+
+def _set_aside(store: Store, place: ShardPlace) -> None:
+    if place.kind == "unscored":
+        # Rejects of scoring are written with their predictions only. These first: without them a unit counts as
+        # not scored, whatever becomes of this run.
+        store.files.delete(place.beside("predictions"))
+    with contextlib.suppress(FileNotFoundError):
+        store.set_aside(place.entry.path)
+
+
+def _mended(store: Store, damage: _Damage, why_not: str) -> Finding:
+    try:
         is_rebuilt = _is_rebuilt(store, damage.place)
-        findings.append(
-            Finding(
-                path=damage.place.entry.path,
-                problem=damage.problem,
-                outcome=Outcome.REBUILT if is_rebuilt else Outcome.SET_ASIDE,
-                why_not="" if is_rebuilt else why_not or _nobodys(damage.place),
-            )
-        )
-    return findings
+    except StoreError as error:
+        is_rebuilt, why_not = False, str(error)
+    return Finding(
+        path=damage.place.entry.path,
+        problem=damage.problem,
+        outcome=Outcome.REBUILT if is_rebuilt else Outcome.SET_ASIDE,
+        why_not="" if is_rebuilt else why_not or _nobodys(damage.place),
+    )
 
 
 def _rebuild(settings: Settings, damages: Sequence[_Damage], run_id: str) -> str:
@@ -181,20 +193,21 @@ def _only(planned: Plan, units: set[tuple[str, str, str]]) -> Plan:
 
 
 def _is_rebuilt(store: Store, place: ShardPlace) -> bool:
-    """Whether the file is there again and sound. One of rejects need not be there: there may be none any more."""
-    owner = {"rejects": "embeddings", "unscored": "predictions"}.get(place.kind)
-    if owner is not None and not store.files.exists(_beside(place, owner)):
+    """Whether the file is there again and sound. One of rejects need not be there: there may be none any more.
+
+    Raises StoreError where nobody can say.
+    """
+    owners: dict[ShardKind, ShardKind] = {"rejects": "embeddings", "unscored": "predictions"}
+    owner = owners.get(place.kind)
+    if owner is not None and not store.files.exists(place.beside(owner)):
         return False
     try:
         audit(store, place)
-    except StoreError:
+    except StoreError as error:
+        if error.transient:
+            raise
         return False
     return True
-
-
-def _beside(place: ShardPlace, kind: str) -> str:
-    """The same unit's shard of another kind."""
-    return place.entry.path.replace(f"{place.kind}/", f"{kind}/", 1)
 
 
 def _nobodys(place: ShardPlace) -> str:

@@ -94,10 +94,9 @@ def _audit_predictions(store: Store, place: ShardPlace) -> None:
 
 def _audit_scored(store: Store, place: ShardPlace, rows: int) -> None:
     """Every embedded document was labelled, or rejected when it was scored."""
-    unit = f"{place.key.folder}/{place.partition_folder}/{place.unit_id}.parquet"
     try:
-        embedded = open_shard(store.files, f"embeddings/{unit}").header.counts.embedded
-        unscored = read_rejects(store.files, f"unscored/{place.head}/{unit}").num_rows
+        embedded = open_shard(store.files, place.beside("embeddings")).header.counts.embedded
+        unscored = read_rejects(store.files, place.beside("unscored")).num_rows
     except StoreError as error:
         if error.transient:
             raise

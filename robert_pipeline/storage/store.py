@@ -27,6 +27,7 @@ SHARED_TEXTS = ""
 
 ShardKind = Literal["embeddings", "rejects", "predictions", "unscored", "contributions"]
 SHARD_KINDS: tuple[ShardKind, ...] = get_args(ShardKind)
+_OF_NO_HEAD: tuple[ShardKind, ...] = ("embeddings", "rejects")
 QUARANTINE = "quarantine"
 
 
@@ -59,6 +60,11 @@ class ShardPlace:
     def unit(self) -> tuple[str, str, str]:
         """What the shards of one unit and one key have in common."""
         return self.key.folder, self.partition_folder, self.unit_id
+
+    def beside(self, kind: ShardKind) -> str:
+        """The path of the same unit's shard of another kind, of the same head where that kind is of one."""
+        folders = [kind, *([] if kind in _OF_NO_HEAD else [str(self.head)]), self.key.folder, self.partition_folder]
+        return f"{'/'.join(folders)}/{self.unit_id}.parquet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +120,7 @@ class Store:
         return found
 
     def set_aside(self, path: str) -> str:
-        """Move a file out of every reader's way; gives its new place. Raises FileNotFoundError."""
+        """Move a file out of every reader's way; gives its new place. Raises FileNotFoundError or StoreError."""
         target = f"{QUARANTINE}/{path}"
         self.files.move(path, target)
         return target
@@ -139,7 +145,7 @@ def partition_folder(partition: str) -> str:
 
 def _place(kind: ShardKind, entry: FileEntry) -> ShardPlace | None:
     _, *folders, name = entry.path.split("/")
-    head = folders.pop(0) if kind not in ("embeddings", "rejects") and folders else None
+    head = folders.pop(0) if kind not in _OF_NO_HEAD and folders else None
     unit_id, _, suffix = name.partition(".")
     if len(folders) != 2 or suffix != "parquet" or len(parts := folders[0].split("-")) != 3:
         return None

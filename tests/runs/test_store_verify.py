@@ -1,5 +1,7 @@
 """Verifying a store: whatever is wrong with a file is found, said, set aside and made anew."""
 
+import errno
+import os
 import random
 import shutil
 from dataclasses import replace
@@ -11,14 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from robert_pipeline.errors import StoreError
+from robert_pipeline.runs import store_verify
 from robert_pipeline.runs.plan import plan
 from robert_pipeline.runs.score import score
 from robert_pipeline.runs.store_verify import Outcome, verify_store
 from robert_pipeline.storage.audit import audit
 from robert_pipeline.storage.files import Files
-from robert_pipeline.storage.predictions import prediction_writer
+from robert_pipeline.storage.predictions import open_predictions, prediction_writer
+from robert_pipeline.storage.rejects import reject_rows, write_rejects
 from robert_pipeline.storage.shards import ShardWriter, open_shard
 from robert_pipeline.storage.store import QUARANTINE, Store, open_store
+from robert_pipeline.types import Reject, Stamp
 from schemas import PREDICTIONS
 from tests.projects import LABEL, LEARN
 from tests.stores import write_shard
@@ -245,3 +250,103 @@ def test_no_label_comes_of_a_damaged_shard(scored, damage):
     with pytest.raises(StoreError, match=r"embeddings/.* Run `robert store verify`"):
         score(plan(scored, run_id="r"), model=scored.model)
     assert not [p for p in Path(scored.store).glob("predictions/**/*.parquet") if LABEL in str(p)]
+
+
+def fail_to_read(monkeypatch, failing):
+    """Let a file be there, and every attempt to read it fail."""
+    original = Files.open
+
+    def refuse(self, path):
+        if path == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(self, path)
+
+    monkeypatch.setattr(Files, "open", refuse)
+
+
+@pytest.mark.parametrize("kind", ["embeddings", "rejects", "predictions", "contributions"])
+def test_a_footer_that_cannot_be_read_is_no_damage(scored, kind, monkeypatch):
+    """While a bucket is away, every shard of it would be called damaged, and those that it gives back set aside."""
+    path = place_of(scored, kind)
+    fail_to_read(monkeypatch, path)
+    with pytest.raises(StoreError, match=rf"cannot reach .*{kind}/.*Input/output error") as failed:
+        verify_store(scored, run_id="second")
+    assert failed.value.transient
+    assert Path(scored.store, path).exists()
+    assert not Path(scored.store, QUARANTINE).exists()
+
+
+def test_scoring_says_that_a_shard_cannot_be_read_and_may_be_tried_again(scored, monkeypatch):
+    """The user would look for damage while the network is down, and a schedule would not try again."""
+    shutil.rmtree(Path(scored.store, "predictions"))
+    planned = plan(scored, run_id="r")
+    fail_to_read(monkeypatch, place_of(scored, "embeddings"))
+    with pytest.raises(StoreError, match=r"cannot reach .*embeddings/") as failed:
+        score(planned, model=scored.model)
+    assert failed.value.transient
+
+
+def test_what_another_run_has_made_anew_meanwhile_stays(scored, monkeypatch):
+    """A shard that was embedded a second ago would be set aside for what was there before."""
+    path = Path(scored.store, place_of(scored, "embeddings"))
+    whole = path.read_bytes()
+    flip(path)
+    mend = store_verify._mend
+    monkeypatch.setattr(store_verify, "_mend", lambda *given: (path.write_bytes(whole), mend(*given))[1])
+    assert verify_store(scored, run_id="second").findings == ()
+    assert path.read_bytes() == whole
+    assert not Path(scored.store, QUARANTINE).exists()
+
+
+def test_a_file_that_cannot_be_set_aside_is_said_and_the_others_are_rebuilt(scored):
+    """The report would be lost over one file, and what was set aside before it not made anew."""
+    moved, stuck = place_of(scored, "embeddings", LEARN), place_of(scored, "embeddings", LABEL)
+    for path in (moved, stuck):
+        flip(Path(scored.store, path))
+    in_the_way = Path(scored.store, QUARANTINE, stuck).parent
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_bytes(b"a file where a folder should be")
+    findings = {finding.path: finding for finding in verify_store(scored, run_id="second").findings}
+    assert {path: finding.outcome for path, finding in findings.items()} == {
+        moved: Outcome.REBUILT,
+        stuck: Outcome.FOUND,
+    }
+    assert "cannot write" in findings[stuck].why_not
+    assert Path(scored.store, stuck).exists()
+
+
+def write_unscored(settings):
+    """A reject of scoring beside the day's predictions."""
+    (place,) = [p for p in open_store(settings.store).shards("predictions") if p.partition_folder == LABEL]
+    path = place.beside("unscored")
+    reject = Reject(doc_id="d0", file="f", row=0, reason="not_finite", detail="")
+    rows = reject_rows([reject], partition=LABEL, stamp=Stamp(run_id="r", at_us=0))
+    write_rejects(open_store(settings.store).files, path, rows)
+    return path
+
+
+def test_a_kill_between_rejects_of_scoring_and_predictions_leaves_the_unit_unscored(scored, monkeypatch):
+    """Predictions without the rejects beside them would count as done, and publish would fail for ever."""
+    path = write_unscored(scored)
+    truncate(Path(scored.store, path))
+
+    def kill(_store, _path):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "set_aside", kill)
+        with pytest.raises(SystemExit):
+            verify_store(scored, run_id="second")
+    assert not [p for p in open_store(scored.store).shards("predictions") if p.partition_folder == LABEL]
+    (finding,) = verify_store(scored, run_id="third").findings
+    assert (finding.path, finding.outcome) == (path, Outcome.REBUILT)
+    assert open_predictions(open_store(scored.store).files, place_of(scored, "predictions")).row_count == 5
+
+
+def test_a_document_that_is_labelled_and_rejected_is_found(scored):
+    """It would be published twice, or nothing would be published at all."""
+    write_unscored(scored)
+    (finding,) = verify_store(scored, run_id="second").findings
+    assert (finding.path, finding.outcome) == (place_of(scored, "predictions"), Outcome.REBUILT)
+    assert "5 labelled and 1 rejected of 5 embedded documents" in finding.problem
+    assert open_store(scored.store).shards("unscored") == []
