@@ -233,10 +233,10 @@ class _Runner:
             del queues.later[partition]
             queues.ready.append(partition)
         for partition in [name for name, due in queues.claimed.items() if due <= now]:
-            if self._claims.holder(partition) is not None:
-                queues.claimed[partition] = now + CLAIM_POLL_SECONDS
-                continue
             try:
+                if self._claims.holder(partition) is not None:
+                    queues.claimed[partition] = now + CLAIM_POLL_SECONDS
+                    continue
                 published = is_published(self._settings, partition, run_id="backfill")
             except RobertError as error:  # of this partition: it must not stop the others
                 until = queues.unknown.setdefault(partition, now + LEDGER_PATIENCE_SECONDS)
@@ -247,6 +247,7 @@ class _Runner:
                     self._end(partition, "failed", error=str(error))
                 continue
             del queues.claimed[partition]
+            queues.unknown.pop(partition, None)
             if published:
                 self._end(partition, "published elsewhere")
             else:
