@@ -134,7 +134,7 @@ def _facts(
 def _made_by(sink: Sink, partition: str) -> Made | None:
     """From one row of the table; None where it has none."""
     names = ("encoder_fingerprint", "chunking_fingerprint", "head_fingerprint")
-    rows = sink.dataset("predictions", partition).head(1, columns=list(names)).to_pylist()
+    rows = sink.dataset("predictions", partition, columns=names, limit=1).head(1).to_pylist()
     return None if not rows else Made(**{name.removesuffix("_fingerprint"): rows[0][name] for name in names})
 
 

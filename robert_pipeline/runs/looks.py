@@ -53,7 +53,7 @@ def published_looks(sink: Sink, partition: str, *, documents: int, rejected: int
 
 def published_labels(sink: Sink, partition: str) -> LabelCounts:
     """Documents by label of a published partition."""
-    batches = sink.dataset("predictions", partition).scanner(columns=["label"]).to_batches()
+    batches = sink.dataset("predictions", partition, columns=["label"]).to_batches()
     return _counts(batch.column("label") for batch in batches)
 
 

@@ -90,7 +90,7 @@ def _published(settings: Settings) -> dict[str, int]:
     sink = open_warehouse(settings.warehouse)
     counts: dict[str, int] = {}
     if sink.commit_keys("rejects"):
-        for name in sink.dataset("rejects").to_table(columns=["partition"]).column("partition").to_pylist():
+        for name in sink.dataset("rejects", columns=["partition"]).to_table().column("partition").to_pylist():
             counts[name] = counts.get(name, 0) + 1
     return counts
 

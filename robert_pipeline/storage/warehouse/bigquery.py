@@ -5,7 +5,7 @@ place of the old ones and writes the ledger. Credentials are the application def
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +36,7 @@ from robert_pipeline.storage.warehouse.sink import (
     Version,
     contract_of,
     no_history,
+    schema_of,
 )
 from schemas import Contract
 
@@ -129,7 +130,8 @@ class BigQuerySink:
             statements = sql.create_statements(contract, self._project, self._dataset)
         else:
             statements = sql.add_columns(contract, self._project, self._dataset, missing)
-        if missing is None or not self._has_ledger():
+        # A table that was made by hand has no lock, with or without a ledger of others.
+        if missing is None or not self._keys(contract):
             statements = [*sql.ledger_statements(contract, self._project, self._dataset), *statements]
         for statement in statements:
             self._query(statement)
@@ -180,29 +182,50 @@ class BigQuerySink:
         as_of: AsOf | None = None,
     ) -> pa.RecordBatchReader:
         """The rows that are committed when the query runs; see Sink."""
+        return self._reader(table, {"partition": partition, "doc_id": doc_id}, as_of)
+
+    def _reader(
+        self,
+        table: TableName,
+        chosen: dict[str, str | None],
+        as_of: AsOf | None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> pa.RecordBatchReader:
         contract = contract_of(table)
         if as_of is not None:
             raise no_history(self._where(table))
-        chosen = {name: v for name, v in (("partition", partition), ("doc_id", doc_id)) if v is not None}
+        schema = schema_of(contract, columns)
+        given = {name: value for name, value in chosen.items() if value is not None}
         with self._clear_errors(table):
             missing = self._missing(contract)
             if missing is None:
                 raise WarehouseError(
                     f"there is no table '{contract.name}' in {self._shown}", fix="Publish a partition first"
                 )
-            query = sql.select(contract, self._project, self._dataset, missing, list(chosen))
-            result = self._query(query, **chosen)
+            names = [name for name in schema.names if name not in missing]
+            query = sql.select(contract, self._project, self._dataset, names, list(given), limit)
+            result = self._query(query, **given)
 
         def stream() -> Iterator[pa.RecordBatch]:
             with self._clear_errors(table):
                 for batch in result.to_arrow_iterable():
-                    yield from sql.contract_batch(batch, contract).to_batches()
+                    yield from sql.contract_batch(batch, schema).to_batches()
 
-        return pa.RecordBatchReader.from_batches(contract.schema, stream())
+        return pa.RecordBatchReader.from_batches(schema, stream())
 
-    def dataset(self, table: TableName, partition: str | None = None, *, as_of: AsOf | None = None) -> ds.Dataset:
+    def dataset(
+        self,
+        table: TableName,
+        partition: str | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+        as_of: AsOf | None = None,
+    ) -> ds.Dataset:
         """A copy of the rows in a temporary file; see Sink."""
-        reader = self.read(table, partition, as_of=as_of)
+        reader = self._reader(table, {"partition": partition}, as_of, columns=columns, limit=limit)
         with self._clear_errors(table):
             return spooled(reader, reader.schema)
 

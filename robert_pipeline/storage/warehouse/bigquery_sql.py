@@ -114,11 +114,17 @@ def ledger_query(contract: Contract, project: str, dataset: str) -> str:
     )
 
 
-def select(contract: Contract, project: str, dataset: str, missing: list[str], chosen: list[str]) -> str:
-    """The rows, those where each of the `chosen` columns equals the parameter of its name."""
-    columns = ", ".join(identifier(n, "bigquery") for n in contract.schema.names if n not in missing)
+def select(
+    contract: Contract, project: str, dataset: str, names: list[str], chosen: list[str], limit: int | None = None
+) -> str:
+    """The rows where each of the `chosen` columns equals the parameter of its name.
+
+    Of them these columns, or, where the table has none of them yet, what tells how many rows there are.
+    """
+    columns = ", ".join(identifier(name, "bigquery") for name in names or ["partition"])
     conditions = " AND ".join(f"{identifier(name, 'bigquery')} = @{name}" for name in chosen) or "TRUE"
-    return f"SELECT {columns} FROM {quoted(project, dataset, contract.name)} WHERE {conditions}"
+    first = "" if limit is None else f" LIMIT {limit:d}"
+    return f"SELECT {columns} FROM {quoted(project, dataset, contract.name)} WHERE {conditions}{first}"
 
 
 def api_type(dtype: pa.DataType) -> str:
@@ -168,10 +174,13 @@ def staged_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch
         yield pa.record_batch(columns, names=batch.schema.names)
 
 
-def contract_batch(batch: pa.RecordBatch, contract: Contract) -> pa.Table:
-    """What `select` gave, in the contract's exact schema. An empty array of an optional map was a null."""
+def contract_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
+    """What `select` gave, in the exact schema of the contract's columns that were asked for.
+
+    An empty array of an optional map was a null.
+    """
     columns = []
-    for field in contract.schema:
+    for field in schema:
         if field.name not in batch.schema.names:
             columns.append(pa.nulls(batch.num_rows, field.type))
             continue
@@ -185,4 +194,4 @@ def contract_batch(batch: pa.RecordBatch, contract: Contract) -> pa.Table:
                 mask = pa.array([length in (0, None) for length in copy.value_lengths().to_pylist()])
             column = pa.MapArray.from_arrays(offsets, keys, values, type=field.type, mask=mask)
         columns.append(column)
-    return pa.table(dict(zip(contract.schema.names, columns, strict=True))).cast(contract.schema)
+    return pa.table(dict(zip(schema.names, columns, strict=True))).cast(schema)

@@ -4,7 +4,7 @@ Rows of a partition enter; a version of the table that holds them leaves in one 
 the path of every data file names its commit key. Files hold the partition column too, which some readers need.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from math import ceil
@@ -39,6 +39,7 @@ from robert_pipeline.storage.warehouse.sink import (
     UpkeepReport,
     Version,
     contract_of,
+    schema_of,
     version_as_of,
 )
 from schemas import Contract
@@ -138,7 +139,15 @@ class DeltaSink:
 
         return pa.RecordBatchReader.from_batches(schema, stream())
 
-    def dataset(self, table: TableName, partition: str | None = None, *, as_of: AsOf | None = None) -> ds.Dataset:
+    def dataset(
+        self,
+        table: TableName,
+        partition: str | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,  # noqa: ARG002 - nothing is read yet
+        as_of: AsOf | None = None,
+    ) -> ds.Dataset:
         """The same as a dataset; see Sink."""
         contract = contract_of(table)
         with self._tables.clear_errors(table):
@@ -154,7 +163,7 @@ class DeltaSink:
             ]
             if as_of is not None:
                 self._refuse_cleaned_up(files.filesystem, [path for path, _ in places], table, target.version())
-            return parquet_dataset(files.filesystem, contract.schema, places)
+            return parquet_dataset(files.filesystem, schema_of(contract, columns), places)
 
     def _refuse_cleaned_up(self, filesystem: pafs.FileSystem, paths: list[str], table: str, version: int) -> None:
         """The log outlives the files of old versions."""

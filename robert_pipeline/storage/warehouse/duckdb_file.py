@@ -7,7 +7,7 @@ gathered in a temporary file before and after, and who finds it taken waits.
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from robert_pipeline.storage.warehouse.sink import (
     Version,
     contract_of,
     no_history,
+    schema_of,
 )
 from schemas import Contract
 from schemas.render import identifier, sql_columns, sql_statements, text_literal
@@ -203,12 +204,29 @@ class DuckdbSink:
 
         return pa.RecordBatchReader.from_batches(schema, stream())
 
-    def dataset(self, table: TableName, partition: str | None = None, *, as_of: AsOf | None = None) -> ds.Dataset:
+    def dataset(
+        self,
+        table: TableName,
+        partition: str | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+        as_of: AsOf | None = None,
+    ) -> ds.Dataset:
         """A copy of the rows in a temporary file; see Sink."""
-        return self._copy(table, {"partition": partition}, as_of)
+        return self._copy(table, {"partition": partition}, as_of, columns=columns, limit=limit)
 
-    def _copy(self, table: TableName, chosen: dict[str, str | None], as_of: AsOf | None) -> ds.Dataset:
+    def _copy(
+        self,
+        table: TableName,
+        chosen: dict[str, str | None],
+        as_of: AsOf | None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> ds.Dataset:
         contract = contract_of(table)
+        schema = schema_of(contract, columns)
         if as_of is not None:
             raise no_history(self._where(table))
 
@@ -216,12 +234,14 @@ class DuckdbSink:
             missing = self._columns(connection, contract)
             if missing is None:
                 return None
-            names = [_quoted(name) for name in contract.schema.names if name not in missing]
+            # A table of an earlier contract version may have none of these columns, but rows all the same.
+            names = [_quoted(name) for name in schema.names if name not in missing] or ["partition"]
             given = {name: value for name, value in chosen.items() if value is not None}
             conditions = " AND ".join([f"{name} = ${number}" for number, name in enumerate(given, start=1)]) or "true"
             query = f"SELECT {', '.join(names)} FROM {_quoted(self._schema, table)} WHERE {conditions}"
+            query += "" if limit is None else f" LIMIT {limit:d}"
             reader = connection.sql(query, params=list(given.values())).to_arrow_reader(READ_ROWS)
-            return spooled(_padded(reader, contract), contract.schema)
+            return spooled(_padded(reader, schema), schema)
 
         with self._clear_errors(table):
             copy = self._look(look)
@@ -312,15 +332,15 @@ def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def _padded(batches: Iterable[pa.RecordBatch], contract: Contract) -> Iterator[pa.RecordBatch]:
+def _padded(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The batches with nulls for the columns that the table does not have yet."""
     for batch in batches:
         columns = [
             batch.column(field.name) if field.name in batch.schema.names else pa.nulls(batch.num_rows, field.type)
-            for field in contract.schema
+            for field in schema
         ]
-        bare = pa.table(dict(zip(contract.schema.names, columns, strict=True)))
-        yield from bare.cast(contract.schema).to_batches()
+        bare = pa.table(dict(zip(schema.names, columns, strict=True)))
+        yield from bare.cast(schema).to_batches()
 
 
 def _quoted(*names: str) -> str:

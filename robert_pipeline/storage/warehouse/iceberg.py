@@ -4,7 +4,7 @@ Rows of a partition enter; a snapshot that holds them, and the ledger entry in t
 commit. Removes no file that a snapshot may name: that is `robert_pipeline.storage.warehouse.iceberg_upkeep`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from urllib.parse import quote, unquote
 
@@ -32,6 +32,7 @@ from robert_pipeline.storage.warehouse.sink import (
     UpkeepReport,
     Version,
     contract_of,
+    schema_of,
     version_as_of,
 )
 from schemas import Contract
@@ -136,7 +137,15 @@ class IcebergSink:
 
         return pa.RecordBatchReader.from_batches(schema, stream())
 
-    def dataset(self, table: TableName, partition: str | None = None, *, as_of: AsOf | None = None) -> ds.Dataset:
+    def dataset(
+        self,
+        table: TableName,
+        partition: str | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,  # noqa: ARG002 - nothing is read yet
+        as_of: AsOf | None = None,
+    ) -> ds.Dataset:
         """The data files of the snapshot that is current now, or was then; see Sink."""
         contract = contract_of(table)
         with self._tables.clear_errors(table):
@@ -151,7 +160,7 @@ class IcebergSink:
                     fix="Compact the table with that engine",
                 )
             filesystem, paths = resolve(target, [task.file.file_path for task in found])
-            return parquet_dataset(filesystem, contract.schema, paths)
+            return parquet_dataset(filesystem, schema_of(contract, columns), paths)
 
     def history(self, table: TableName) -> list[Version]:
         """The snapshots; see Sink."""

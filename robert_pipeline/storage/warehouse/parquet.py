@@ -4,7 +4,7 @@ Rows of a partition enter; data files and, in one step, the manifest that names 
 and no lock. Removes no file that a manifest names: only `maintain` does, once the manifest is gone.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -60,6 +60,7 @@ from robert_pipeline.storage.warehouse.sink import (
     UpkeepReport,
     Version,
     contract_of,
+    schema_of,
     version_as_of,
 )
 from schemas import Contract
@@ -160,7 +161,15 @@ class ParquetSink:
 
         return pa.RecordBatchReader.from_batches(schema, stream())
 
-    def dataset(self, table: TableName, partition: str | None = None, *, as_of: AsOf | None = None) -> ds.Dataset:
+    def dataset(
+        self,
+        table: TableName,
+        partition: str | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,  # noqa: ARG002 - nothing is read yet
+        as_of: AsOf | None = None,
+    ) -> ds.Dataset:
         """The same as a dataset; see Sink."""
         contract = contract_of(table)
         with self._clear_errors(table):
@@ -175,7 +184,7 @@ class ParquetSink:
                 if partition in (None, name)
                 for file in held.files
             ]
-            return parquet_dataset(files.filesystem, contract.schema, paths)
+            return parquet_dataset(files.filesystem, schema_of(contract, columns), paths)
 
     def history(self, table: TableName) -> list[Version]:
         """The manifests; see Sink."""

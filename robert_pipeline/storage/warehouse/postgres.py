@@ -4,7 +4,7 @@ Rows of a partition enter a temporary table; one transaction, under an advisory 
 over in the place of the old ones and writes the ledger. Keeps no connection open.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -38,6 +38,7 @@ from robert_pipeline.storage.warehouse.sink import (
     Version,
     contract_of,
     no_history,
+    schema_of,
 )
 from schemas import Contract
 from schemas.render import sql_columns, text_literal
@@ -204,13 +205,26 @@ class PostgresSink:
         as_of: AsOf | None = None,
     ) -> pa.RecordBatchReader:
         """The rows that are committed when the reading begins; see Sink."""
+        return self._reader(table, {"partition": partition, "doc_id": doc_id}, as_of)
+
+    def _reader(
+        self,
+        table: TableName,
+        chosen: dict[str, str | None],
+        as_of: AsOf | None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> pa.RecordBatchReader:
         contract = contract_of(table)
         if as_of is not None:
             raise no_history(self._where(table))
-        batches = self._batches(contract, {"partition": partition, "doc_id": doc_id})
-        return pa.RecordBatchReader.from_batches(contract.schema, self._begun(batches))
+        schema = schema_of(contract, columns)
+        return pa.RecordBatchReader.from_batches(schema, self._begun(self._batches(contract, schema, chosen, limit)))
 
-    def _batches(self, contract: Contract, chosen: dict[str, str | None]) -> Iterator[pa.RecordBatch | None]:
+    def _batches(
+        self, contract: Contract, schema: pa.Schema, chosen: dict[str, str | None], limit: int | None
+    ) -> Iterator[pa.RecordBatch | None]:
         """Nothing once the query has begun, which fixes what is read; then the rows."""
         with self._clear_errors(contract.name), self._connected() as cursor:
             missing = self._columns(cursor, contract)
@@ -218,21 +232,30 @@ class PostgresSink:
                 raise self._no_table(contract)
             given = {name: value for name, value in chosen.items() if value is not None}
             conditions = [f"{name} = ${number}" for number, name in enumerate(given, start=1)]
-            query = sql.select(contract, self._schema, [n for n in contract.schema.names if n not in missing])
-            where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-            cursor.execute(query + where, tuple(given.values()) or None)
+            query = sql.select(contract, self._schema, [n for n in schema.names if n not in missing])
+            query += f" WHERE {' AND '.join(conditions)}" if conditions else ""
+            query += "" if limit is None else f" LIMIT {limit:d}"
+            cursor.execute(query, tuple(given.values()) or None)
             reader = cursor.fetch_record_batch()
             yield None
             for batch in reader:
-                yield from sql.contract_batches(batch, contract)
+                yield from sql.contract_batches(batch, schema)
 
     def _begun(self, batches: Iterator[pa.RecordBatch | None]) -> Iterator[pa.RecordBatch]:
         next(batches)
         return (batch for batch in batches if batch is not None)
 
-    def dataset(self, table: TableName, partition: str | None = None, *, as_of: AsOf | None = None) -> ds.Dataset:
+    def dataset(
+        self,
+        table: TableName,
+        partition: str | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+        as_of: AsOf | None = None,
+    ) -> ds.Dataset:
         """A copy of the rows in a temporary file; see Sink."""
-        reader = self.read(table, partition, as_of=as_of)
+        reader = self._reader(table, {"partition": partition}, as_of, columns=columns, limit=limit)
         with self._clear_errors(table):
             return spooled(reader, reader.schema)
 

@@ -70,7 +70,7 @@ def insert_select(contract: Contract, schema: str, stage: str) -> str:
 
 
 def select(contract: Contract, schema: str, present: list[str]) -> str:
-    """Read the table; columns that it does not have yet are left out."""
+    """Read these columns of the table, or, where it has none of them yet, what tells how many rows there are."""
     values = []
     for field in contract.schema:
         if field.name not in present:
@@ -87,14 +87,14 @@ def select(contract: Contract, schema: str, present: list[str]) -> str:
             )
         else:
             values.append(name)
-    return f"SELECT {', '.join(values)} FROM {quoted(schema, contract.name)}"
+    return f"SELECT {', '.join(values or [quoted('partition')])} FROM {quoted(schema, contract.name)}"
 
 
-def contract_batches(batch: pa.RecordBatch, contract: Contract) -> Iterator[pa.RecordBatch]:
-    """What `select` gave, in the contract's exact schema."""
+def contract_batches(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """What `select` gave, in the exact schema of the contract's columns that were asked for."""
     found = set(batch.schema.names)
     columns = []
-    for field in contract.schema:
+    for field in schema:
         if field.name in found:
             columns.append(batch.column(field.name))
         elif field.name + KEYS in found:
@@ -103,5 +103,5 @@ def contract_batches(batch: pa.RecordBatch, contract: Contract) -> Iterator[pa.R
             columns.append(pa.MapArray.from_arrays(keys.offsets, keys.values, items.values, type=field.type, mask=mask))
         else:
             columns.append(pa.nulls(batch.num_rows, field.type))
-    bare = pa.table(dict(zip(contract.schema.names, columns, strict=True)))
-    yield from bare.cast(contract.schema).to_batches()
+    bare = pa.table(dict(zip(schema.names, columns, strict=True)))
+    yield from bare.cast(schema).to_batches()

@@ -4,7 +4,7 @@ Rows enter as Arrow record batches in a contract's shape; whole partitions leave
 Never decides what is published or when, and never reads a row source twice.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -119,8 +119,20 @@ class Sink(Protocol):
         `as_of` where the sink keeps no history.
         """
 
-    def dataset(self, table: TableName, partition: str | None = None, *, as_of: AsOf | None = None) -> ds.Dataset:
-        """The same rows, to be scanned any number of times for only some columns and rows."""
+    def dataset(
+        self,
+        table: TableName,
+        partition: str | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+        as_of: AsOf | None = None,
+    ) -> ds.Dataset:
+        """The same rows, to be scanned any number of times for only some columns and rows.
+
+        It has no other `columns` than these, and rows beyond `limit` may be left out: a sink that has to copy what it
+        gives copies no more.
+        """
 
     def history(self, table: TableName) -> list[Version]:
         """The versions that can be read, the oldest first. Raises WarehouseError where the sink keeps none."""
@@ -141,6 +153,11 @@ def contract_of(table: TableName) -> Contract:
     if table not in TABLES:
         raise WarehouseError(f"there is no table '{table}'", fix=f"Give one of: {', '.join(TABLES)}")
     return CONTRACTS[table]
+
+
+def schema_of(contract: Contract, columns: Sequence[str] | None) -> pa.Schema:
+    """The schema of a contract, or of some of its columns."""
+    return contract.schema if columns is None else pa.schema([contract.schema.field(name) for name in columns])
 
 
 def parse_as_of(text: str) -> AsOf:

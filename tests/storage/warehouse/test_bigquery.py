@@ -196,6 +196,15 @@ def test_the_same_key_reads_no_rows(server, sink):
     assert sink.replace_partition("predictions", "p", untouched(), "old") is Commit.ALREADY_COMMITTED
 
 
+def test_a_dataset_of_some_columns_asks_for_no_others(server, sink):
+    """Looking at one label of each partition would be billed as reading the whole table, and copy it."""
+    server.tables["predictions"] = sql.load_schema(PREDICTIONS)
+    dataset = sink.dataset("predictions", "p", columns=["label", "probability"], limit=1)
+    assert dataset.schema.names == ["label", "probability"]
+    asked = "SELECT `label`, `probability` FROM `p.robert.predictions` WHERE `partition` = @partition LIMIT 1"
+    assert server.texts() == [asked]
+
+
 def test_an_error_of_the_rows_comes_out_and_the_stage_goes(server, sink):
     """A damaged prediction shard would be blamed on BigQuery, and leave a table that nobody removes."""
 

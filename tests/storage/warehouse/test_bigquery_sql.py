@@ -65,17 +65,17 @@ def test_rows_come_back_as_they_went_in():
     assert staged.schema.field("probabilities").type == pa.list_(
         pa.struct([pa.field("key", pa.string()), pa.field("value", pa.float64())])
     )
-    back = sql.contract_batch(staged, PREDICTIONS)
+    back = sql.contract_batch(staged, PREDICTIONS.schema)
     assert back.schema.equals(PREDICTIONS.schema, check_metadata=True)
     assert back.to_pylist() == batch.slice(2).to_pylist()
     older = staged.select([name for name in staged.schema.names if name not in PREDICTIONS.added])
-    assert sql.contract_batch(older, PREDICTIONS)["decision_thresholds"].null_count == 3
+    assert sql.contract_batch(older, PREDICTIONS.schema)["decision_thresholds"].null_count == 3
 
 
 def test_names_with_quotes_stay_names():
     """A data set with a backtick in its name would end the name and begin a statement."""
     assert sql.quoted("p", "d`; DROP TABLE x; --", "t") == "`p.d``; DROP TABLE x; --.t`"
-    chosen = sql.select(CONTRACTS["predictions"], "p", "d", [], ["partition", "doc_id"])
+    chosen = sql.select(CONTRACTS["predictions"], "p", "d", ["label"], ["partition", "doc_id"])
     assert chosen.endswith("WHERE `partition` = @partition AND `doc_id` = @doc_id")
 
 

@@ -3,6 +3,7 @@
 import hashlib
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -313,6 +314,28 @@ def test_a_dataset_can_be_scanned_twice_and_partly(sink):
     assert sorted(dataset.to_table(columns=["doc_id"])["doc_id"].to_pylist())[:2] == ["doc-0", "doc-0"]
     assert sink.dataset("predictions", "q").count_rows() == 2
     assert dataset.schema.equals(PREDICTIONS.schema)
+
+
+@each_format
+def test_a_dataset_of_some_columns_holds_these(sink):
+    """What needs one column of one row would be given others, or none."""
+    sink.replace_partition("predictions", "p", [predictions("p", 3), predictions("p", 2, "head-b", 3)], "a")
+    dataset = sink.dataset("predictions", "p", columns=["head_fingerprint", "label"])
+    assert dataset.schema.names == ["head_fingerprint", "label"]
+    assert sorted(dataset.to_table()["head_fingerprint"].to_pylist()) == ["head-a"] * 3 + ["head-b"] * 2
+    first = sink.dataset("predictions", "p", columns=["label"], limit=1).head(1)
+    assert first.to_pylist() == [{"label": "sport"}]
+    assert sink.dataset("predictions", "q", columns=["label"], limit=1).head(1).num_rows == 0
+
+
+@pytest.mark.parametrize("warehouse", ["postgres", "duckdb"], indirect=True)
+def test_no_more_is_copied_than_is_asked_for(sink):
+    """Planning a backfill would copy every partition whole, with all its columns, to look at one row of each."""
+    sink.replace_partition("predictions", "p", [predictions("p", 50)], "a")
+    dataset = sink.dataset("predictions", "p", columns=["label"], limit=1)
+    (copy,) = dataset.files
+    assert pq.read_schema(copy).names == ["label"]
+    assert dataset.count_rows() == 1
 
 
 def test_a_reader_keeps_its_version_while_the_partition_is_replaced(sink):

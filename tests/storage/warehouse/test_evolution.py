@@ -38,6 +38,7 @@ def test_an_old_partition_stays_readable_and_the_table_gets_its_columns(sink, of
     assert before.schema.equals(PREDICTIONS.schema, check_metadata=True)
     assert [before[name].null_count for name in ADDED] == [2, 2]
     assert sink.dataset("predictions").to_table(columns=["doc_id", *ADDED]).num_rows == 2
+    assert sink.dataset("predictions", columns=ADDED).to_table()[ADDED[0]].null_count == 2
     assert sink.replace_partition("predictions", "new", [predictions("new", 3)], "b") is Commit.COMMITTED
     old, new = (sink.read("predictions", name).read_all().sort_by("doc_id") for name in ("old", "new"))
     assert PREDICTIONS_V1.view(old).to_pylist() == predictions("old", 2, contract=PREDICTIONS_V1).to_pylist()
