@@ -61,7 +61,7 @@ async def run_child(settings: Settings, fact: PartitionFacts, parameters: Parame
             run = await _ended(run.id)
         state = run.state
         try:
-            published = not joined and await _is_published(settings, fact.partition)
+            published = not joined and await _patiently(lambda: _is_published(settings, fact.partition))
         except RobertError as unknown:  # of this partition: it must not stop the others
             return Child(
                 partition=fact.partition, ending="unknown", attempts=attempts, name=run.name, error=str(unknown)
@@ -127,25 +127,22 @@ async def _read(client: PrefectClient, run_id: UUID) -> FlowRun:
 
 
 async def _is_published(settings: Settings, partition: str) -> bool:
-    """Ask the ledger until it answers. Raises RobertError where it does not for long, or something else is wrong."""
-    deadline = asyncio.get_running_loop().time() + SERVER_PATIENCE_SECONDS
-    while True:
-        try:
-            return await asyncio.to_thread(is_published, settings, partition, run_id="backfill")
-        except RobertError as error:
-            if not error.transient or asyncio.get_running_loop().time() > deadline:
-                raise
-            await asyncio.sleep(POLL_SECONDS)
+    return await asyncio.to_thread(is_published, settings, partition, run_id="backfill")
 
 
 async def _patiently(call: Callable[[], Awaitable[Value]]) -> Value:
-    """Call until the server answers. Raises what it answers, and what is wrong with the way to it after a while."""
+    """Call until the server, or the ledger, answers. Raises what it answers, and after a while that it is away."""
     deadline = asyncio.get_running_loop().time() + SERVER_PATIENCE_SECONDS
     while True:
         try:
             return await call()
-        except (httpx.TransportError, RuntimeError, PrefectHTTPStatusError) as error:
-            away = not isinstance(error, PrefectHTTPStatusError) or error.response.status_code >= 500
-            if not away or asyncio.get_running_loop().time() > deadline:
+        except (httpx.TransportError, RuntimeError, PrefectHTTPStatusError, RobertError) as error:
+            if not _is_away(error) or asyncio.get_running_loop().time() > deadline:
                 raise
             await asyncio.sleep(POLL_SECONDS)
+
+
+def _is_away(error: Exception) -> bool:
+    if isinstance(error, RobertError):
+        return error.transient
+    return not isinstance(error, PrefectHTTPStatusError) or error.response.status_code >= 500

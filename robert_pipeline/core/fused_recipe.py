@@ -6,7 +6,7 @@ each half is judged with the weights, calibration and thresholds that the other 
 Axes: B documents, K logits.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import cast
 
@@ -17,9 +17,9 @@ from robert_pipeline.core.compare import NAMES, OnStep, describe, rival_config, 
 from robert_pipeline.core.examples import Integers, TargetValues, logits
 from robert_pipeline.core.fusion import Floats, fit_views, fit_weights, make_fusion, weighted
 from robert_pipeline.core.judge import Answers, Contender, answers_from
-from robert_pipeline.core.model import TrainedHead, no_calibration
+from robert_pipeline.core.model import Calibration, Thresholds, TrainedHead, no_calibration
 from robert_pipeline.core.origin import VectorOrigin
-from robert_pipeline.core.recipe import Recipe, as_trained, fit_probabilities, train_head
+from robert_pipeline.core.recipe import as_trained, fit_probabilities, train_head
 from robert_pipeline.core.split import Booleans
 from robert_pipeline.core.targets import LabelledVectors, Targets, truth_mask
 from robert_pipeline.core.terms import DocumentTokens
@@ -78,7 +78,7 @@ def train_fused(
         values=values,
         half_B=held_out.first_half_B,
     )
-    tried: dict[HeadKind, list[tuple[Recipe, Floats]]] = {}
+    tried: dict[HeadKind, list[_Trained]] = {}
     for number, kind in enumerate(dict.fromkeys((head.kind, *KINDS))):
         for place, seed in enumerate(seeds):
             on_step(f"{NAMES[kind]}, seed {seed}", (number + place / len(seeds)) / (len(KINDS) + 1))
@@ -92,42 +92,27 @@ def train_fused(
                 origin=origin,
             )
             found = shift.apply(logits(recipe.head.module, data.vectors, held_out.documents))
-            tried.setdefault(kind, []).append((recipe, found))
+            tried.setdefault(kind, []).append(_Trained(seed=seed, head=recipe.head, logits_BK=found))
     on_step("words", len(KINDS) / (len(KINDS) + 1))
-    logit_count = tried[head.kind][0][0].head.logit_count
+    logit_count = tried[head.kind][0].head.logit_count
     views = fit_views(tokens(learned), targets.values[learned], logit_count=logit_count)
     held_tokens = tokens(held_out.documents)
     view_logits = [view.read(held_tokens).logits() for view in views]
-    kept = min(tried, key=lambda kind: np.mean([judge.loss([found, *view_logits]) for _, found in tried[kind]]))
-    recipe, head_logits = tried[kept][0]
-    weights = fit_weights([head_logits, *view_logits], values, head.output)
+    kept = min(tried.values(), key=lambda heads: np.mean([judge.loss([h.logits_BK, *view_logits]) for h in heads]))
+    first = kept[0]
+    fit = judge.fit([first.logits_BK, *view_logits], np.arange(len(values)))
     everything = np.concatenate([learned, held_out.documents])
     final = fit_views(tokens(everything), targets.values[everything], logit_count=logit_count)
-    calibration, thresholds = fit_probabilities(
-        weighted([head_logits, *view_logits], weights),
-        values,
-        head.output,
-        no_calibration(logit_count),
-        decision,
-        training.target_precision,
-        is_centred=True,
-    )
-    shifted = replace(shift, offset=tuple(weights[0] * offset for offset in shift.offset))
+    shifted = replace(shift, offset=tuple(fit.weights[0] * offset for offset in shift.offset))
     fused = replace(
-        recipe.head,
-        fusion=make_fusion(final, weights),
-        calibration=calibration.after(shifted),
-        thresholds=thresholds,
+        first.head,
+        fusion=make_fusion(final, fit.weights),
+        calibration=fit.calibration.after(shifted),
+        thresholds=fit.thresholds,
     )
     contenders = [
-        Contender(
-            name=FUSED,
-            description=f"{describe(recipe.head.config)}; words; weighed together",
-            answers=tuple(
-                judge.answers([found, *view_logits], seed) for seed, (_, found) in zip(seeds, tried[kept], strict=True)
-            ),
-        ),
-        *_parts(judge, tried, seeds),
+        _contender(FUSED, f"{describe(first.head.config)}; words; weighed together", judge, kept, view_logits),
+        *(_contender(NAMES[kind], describe(heads[0].head.config), judge, heads) for kind, heads in tried.items()),
         *(
             Contender(name=VIEW_NAMES[view.view], description="linear SVM", answers=(judge.answers([found], 0),))
             for view, found in zip(views, view_logits, strict=True)
@@ -137,16 +122,30 @@ def train_fused(
     return FusedRecipe(head=fused, contenders=tuple(contenders))
 
 
-def _parts(
-    judge: "_Judge", tried: Mapping[HeadKind, Sequence[tuple[Recipe, Floats]]], seeds: Sequence[int]
-) -> Iterator[Contender]:
-    """Every kind of head by itself."""
-    for kind, found in tried.items():
-        yield Contender(
-            name=NAMES[kind],
-            description=describe(found[0][0].head.config),
-            answers=tuple(judge.answers([logits_BK], seed) for seed, (_, logits_BK) in zip(seeds, found, strict=True)),
-        )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trained:
+    """A head, and its logits of the held-out documents, as they would be without class weights."""
+
+    seed: int
+    head: TrainedHead
+    logits_BK: Floats
+
+
+def _contender(
+    name: str, description: str, judge: "_Judge", heads: Sequence[_Trained], view_logits: Sequence[Floats] = ()
+) -> Contender:
+    """Heads of one kind, each with the words or by itself."""
+    answers = tuple(judge.answers([head.logits_BK, *view_logits], head.seed) for head in heads)
+    return Contender(name=name, description=description, answers=answers)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fit:
+    """How much each part counts, and what their sum is to be taken for."""
+
+    weights: tuple[float, ...]
+    calibration: Calibration
+    thresholds: Thresholds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,20 +181,23 @@ class _Judge:
                 values[field.name] = whole
         return Answers(**values)  # type: ignore[arg-type]
 
-    def _half(self, parts: Sequence[Floats], fitted: Integers, judged: Integers, seed: int) -> Answers:
+    def fit(self, parts: Sequence[Floats], documents: Integers) -> _Fit:
+        """What these of the held-out documents say of parts weighed together."""
+        chosen, values = [part[documents] for part in parts], self.values[documents]
         # A part by itself stays as it is: a weight would calibrate it.
-        together = len(parts) > 1
-        weights = (
-            fit_weights([part[fitted] for part in parts], self.values[fitted], self.output) if together else (1.0,)
-        )
+        weights = fit_weights(chosen, values, self.output) if len(parts) > 1 else (1.0,)
         calibration, thresholds = fit_probabilities(
-            weighted([part[fitted] for part in parts], weights),
-            self.values[fitted],
+            weighted(chosen, weights),
+            values,
             self.output,
             no_calibration(parts[0].shape[1]),
             self.decision,
             self.target_precision,
             is_centred=True,
         )
-        fused = weighted([part[judged] for part in parts], weights)
-        return answers_from(fused, self.output, calibration, thresholds, seed=seed)
+        return _Fit(weights=weights, calibration=calibration, thresholds=thresholds)
+
+    def _half(self, parts: Sequence[Floats], fitted: Integers, judged: Integers, seed: int) -> Answers:
+        fit = self.fit(parts, fitted)
+        fused = weighted([part[judged] for part in parts], fit.weights)
+        return answers_from(fused, self.output, fit.calibration, fit.thresholds, seed=seed)

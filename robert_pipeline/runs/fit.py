@@ -152,11 +152,13 @@ def fit(
         recipe, evaluation = _train_and_judge(settings, planned, data, material, facts, on_step)
         learned_keys = np.concatenate([data.text_key_B, load_learned(planned.encoder.folder)])
     save_head(str(place), recipe.head, learned_keys=learned_keys)
-    files = Files(str(place))
-    files.write_bytes(JSON_FILE, to_json(evaluation).encode())
-    files.write_bytes(PAGE_FILE, evaluation_page(evaluation).encode())
-    card = _facts(asked, material, tuned, recipe, started)
-    files.write_bytes(CARD_FILE, model_card(evaluation, card, _limits(material, tuned)).encode())
+    card = model_card(evaluation, _facts(asked, material, tuned, recipe, started), _limits(material, tuned))
+    for name, content in (
+        (JSON_FILE, to_json(evaluation)),
+        (PAGE_FILE, evaluation_page(evaluation)),
+        (CARD_FILE, card),
+    ):
+        Files(str(place)).write_bytes(name, content.encode())
     for leftover in (STATE_FOLDER, STORE_FOLDER):
         shutil.rmtree(place / leftover, ignore_errors=True)
     on_step("done", 1.0)

@@ -37,8 +37,8 @@ def copy_labelled(settings: Settings, planned: Plan, folder: Path) -> LabelledCo
     label, CorpusError.
     """
     counts = {"documents": 0, "unlabelled": 0, "rejected": 0}
+    corpus = open_corpus(settings.corpus, settings.columns)
     for number, partition in enumerate(planned.partitions):
-        corpus = open_corpus(settings.corpus, settings.columns)
         rows = (row for unit in partition.units for row in corpus.read(unit))
         labelled = _labelled(rows, dict(corpus.labels(partition.partition)), counts)
         _write(labelled, folder / f"partition={number:05d}" / "part-00000.parquet")

@@ -42,10 +42,10 @@ LONGEST_REASON = 300
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Data:
-    """An opened data set: the columns it has, and the tables it streams."""
+    """An opened data set: the columns it has, and what streams its tables."""
 
     features: "datasets.Features"
-    tables: Iterator[pa.Table]
+    tables: Callable[[], Iterator[pa.Table]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +85,7 @@ def _open_hub(source: str, columns: Columns, split: str, subset: str | None) -> 
         ) from error
     rows = data.select_columns(_check_columns(source, data.features, columns))
     return Source(
-        tables=lambda: _as_rows(_Data(features=rows.features, tables=_arrow(rows)), columns),
+        tables=lambda: _as_rows(_Data(features=rows.features, tables=lambda: _arrow(rows)), columns),
         has_ids=columns.doc_id in rows.features,
         row_count=len(rows),
     )
@@ -118,12 +118,13 @@ def _open_files(source: str, place: Path, columns: Columns) -> Source:
             pass
 
     with _naming(source, data, exhaust):  # what concerns the columns is known before anything is written
-        has_ids = columns.doc_id in load(data, columns).features
+        opened = load(data, columns)
 
     def tables() -> Iterator[pa.Table]:
         with _naming(source, data, exhaust):
-            yield from _as_rows(load(data, columns), columns)
+            yield from _as_rows(opened, columns)
 
+    has_ids = columns.doc_id in opened.features
     return Source(tables=tables, has_ids=has_ids, row_count=row_count, left_out=left_out)
 
 
@@ -204,7 +205,9 @@ def _load_csv(paths: Sequence[Path], columns: Columns) -> _Data:
                 raise CorpusError(f"{path} has more than one column '{name}'", fix="Rename one of them")
         each.append(datasets.Features(dict.fromkeys(names, datasets.Value("string"))))
     kept = _check_files(paths, each, columns)
-    return _Data(features=each[0], tables=(table for path in paths for table in _csv_tables(path, kept, quoted[path])))
+    return _Data(
+        features=each[0], tables=lambda: (table for path in paths for table in _csv_tables(path, kept, quoted[path]))
+    )
 
 
 def _header(path: Path, *, quoted: bool) -> list[str]:
@@ -280,7 +283,7 @@ def _load_json(paths: Sequence[Path], columns: Columns) -> _Data:
         raise ValueError("it holds no rows")
     kept = _check_columns(str(paths[0]), features, columns)
     as_text = datasets.Features({**features, **{name: datasets.Value("string") for name in kept}})
-    return _Data(features=as_text, tables=(table for path in paths for table in json_tables(path, kept)))
+    return _Data(features=as_text, tables=lambda: (table for path in paths for table in json_tables(path, kept)))
 
 
 def _load_parquet(paths: Sequence[Path], columns: Columns) -> _Data:
@@ -288,7 +291,7 @@ def _load_parquet(paths: Sequence[Path], columns: Columns) -> _Data:
 
     each = [datasets.Features.from_arrow_schema(pq.read_schema(path)) for path in paths]
     kept = _check_files(paths, each, columns)
-    return _Data(features=each[0], tables=_arrow(_stream("parquet", paths, columns=kept)))
+    return _Data(features=each[0], tables=lambda: _arrow(_stream("parquet", paths, columns=kept)))
 
 
 def _text_rows(paths: Sequence[Path], root: Path) -> Iterator[pa.Table]:
@@ -375,7 +378,7 @@ def _as_rows(data: _Data, columns: Columns) -> Iterator[pa.Table]:
 
     feature = data.features.get(columns.label)
     label_names = pa.array(feature.names, pa.string()) if isinstance(feature, datasets.ClassLabel) else None
-    for table in data.tables:
+    for table in data.tables():
 
         def column(name: str, table: pa.Table = table) -> pa.ChunkedArray:
             if name not in table.column_names:

@@ -162,17 +162,17 @@ def test_a_ledger_out_of_reach_is_waited_for_and_stops_nobody_else(settings, mon
     monkeypatch.setattr(backfill_run, "is_published", away)
     monkeypatch.setattr(backfill_run, "LEDGER_POLL_SECONDS", 0.1)
     monkeypatch.setattr(backfill_run, "LEDGER_PATIENCE_SECONDS", 60.0 if comes_back else 0.3)
-    held = threading.Event()
+    held, ended = threading.Event(), threading.Event()
 
     def hold():
         with claimed(open_claims(settings), first, "other"):
             held.set()
-            time.sleep(1)
+            ended.wait(PATIENCE_SECONDS)
 
     other = threading.Thread(target=hold)
     other.start()
     assert held.wait(PATIENCE_SECONDS)
-    report = run_backfill(planned, max_active=2)
+    report = run_backfill(planned, max_active=2, on_ended=lambda *_: ended.set())
     other.join()
     endings = {partition.partition: (partition.ending, partition.error) for partition in report.partitions}
     assert endings[second] == ("published", "")
