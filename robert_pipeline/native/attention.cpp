@@ -50,10 +50,58 @@ void copy_rows(const bf16* rows, int64_t stride, int count, int room, bf16* out)
             _mm512_storeu_si512(out + r * D + d, r < count ? load(rows + r * stride + d) : _mm512_setzero_si512());
 }
 
+// What the weights of each row add up to, rounded as they are: what they multiply is then weighed by 1 in all.
+struct RowSums {
+    __m256 of[FORWARD_ROWS];
+    RowSums() {
+        for (__m256& sum : of) sum = _mm256_setzero_ps();
+    }
+    void add(int row, __m256i weights) {
+        const __m256i ones = _mm256_set1_epi16(0x3f80);
+        of[row] = _mm256_dpbf16_ps(of[row], (__m256bh)weights, (__m256bh)ones);
+    }
+    // False where a total is so large or small that weights could have been lost to the range of floats.
+    bool totals(int rows, float* out) const {
+        bool in_range = true;
+        for (int r = 0; r < rows; r++) {
+            out[r] = _mm512_reduce_add_ps(_mm512_zextps256_ps512(of[r]));
+            in_range &= out[r] > 0x1p-60f && out[r] < 0x1p60f;
+        }
+        return in_range;
+    }
+};
+
+// Scores of columns `from` to `to` become weights, 2^(score * factor), zero from `length` on. A row's weights take
+// the place of its scores, which are read before: half the memory in the cache.
+inline void weigh(float* scores, int padded, int rows, int from, int to, int length, __m512 factor, RowSums& sums) {
+    for (int j = from; j < to; j += 16) {
+        const __mmask16 columns = columns_from(j, length);
+        for (int r = 0; r < rows; r++) {
+            const float* row = scores + size_t(r) * padded;
+            const __m256i weights = rounded(power_of_two(_mm512_loadu_ps(row + j), factor, columns));
+            sums.add(r, weights);
+            _mm256_storeu_si256((__m256i*)((bf16*)row + j), weights);
+        }
+    }
+}
+
+// Subtracts from each row's scores the largest of them, which `tops` gets.
+void lower(float* scores, int padded, int rows, int length, float* tops) {
+    for (int r = 0; r < rows; r++) {
+        float* row = scores + size_t(r) * padded;
+        __m512 found = _mm512_set1_ps(-INFINITY);
+        for (int j = 0; j < length; j += 16)
+            found = _mm512_mask_max_ps(found, columns_from(j, length), found, _mm512_loadu_ps(row + j));
+        tops[r] = _mm512_reduce_max_ps(found);
+        for (int j = 0; j < length; j += 16)
+            _mm512_storeu_ps(row + j, _mm512_sub_ps(_mm512_loadu_ps(row + j), _mm512_set1_ps(tops[r])));
+    }
+}
+
 template <int D>
 bool forward(const Strided& q, const Strided& k, const Strided& v, const StridedOut& out, float* row_sums, int64_t first,
              int64_t head, int length, float scale) {
-    const int padded = (length + COLUMNS - 1) / COLUMNS * COLUMNS, whole = (length + 15) & ~15;
+    const int padded = (length + COLUMNS - 1) / COLUMNS * COLUMNS;
     Layout layout;
     size_t keys_at = layout.add(size_t(D / 2) * padded, 4), values_at = layout.add(size_t(padded / 2) * D, 4);
     size_t query_at = layout.add(FORWARD_ROWS * D, 2), scores_at = layout.add(size_t(FORWARD_ROWS) * padded, 4);
@@ -67,42 +115,38 @@ bool forward(const Strided& q, const Strided& k, const Strided& v, const Strided
     auto* mixed = (float*)(base + mixed_at);
     transpose_pairs<D>(k.at(first, head), k.row, length, padded, keys);
     interleave_rows(v.at(first, head), v.row, length, padded, D, values);
-    const __mmask16 last = columns_from(whole - 16, length);
     const __m512 factor = _mm512_set1_ps(scale * LOG2_E);
     for (int start = 0; start < length; start += FORWARD_ROWS) {
         const int rows = length - start < FORWARD_ROWS ? length - start : FORWARD_ROWS;
         copy_rows<D>(q.at(first + start, head), q.row, rows, FORWARD_ROWS, query);
-        product((const uint32_t*)query, D / 2, keys, padded, D / 2, scores, padded, rows, padded);
-        float inverse[FORWARD_ROWS];
-        for (int r = 0; r < rows; r++) {
-            float* row = scores + size_t(r) * padded;
-            // A row's weights take the place of its scores, which are read before: half the memory in the cache.
-            bf16* weights = (bf16*)row;
-            __m512 largest = _mm512_set1_ps(-INFINITY);
-            for (int j = 0; j < whole - 16; j += 16) largest = _mm512_max_ps(largest, _mm512_loadu_ps(row + j));
-            largest = _mm512_mask_max_ps(largest, last, largest, _mm512_loadu_ps(row + whole - 16));
-            const float top = _mm512_reduce_max_ps(largest) * scale * LOG2_E;
-            const __m512 tops = _mm512_set1_ps(top);
-            __m512 sum = _mm512_setzero_ps();
-            for (int j = 0; j < whole - 16; j += 16) {
-                const __m512 weight = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(row + j), factor, tops));
-                sum = _mm512_add_ps(sum, weight);
-                store_bf16(weights + j, weight);
-            }
-            const __m512 weight = _mm512_maskz_mov_ps(
-                last, power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(row + whole - 16), factor, tops)));
-            sum = _mm512_add_ps(sum, weight);
-            store_bf16(weights + whole - 16, weight);
-            if (whole < padded) store_bf16(weights + whole, _mm512_setzero_ps());
-            const float total = _mm512_reduce_add_ps(sum);
-            inverse[r] = 1.0f / total;
-            if (row_sums) row_sums[start + r] = top + std::log2(total);
+        auto score = [&](int from, int to) {
+            product((const uint32_t*)query, D / 2, keys + from, padded, D / 2, scores + from, padded, rows, to - from);
+        };
+        // Softmax subtracts a row's largest score so that nothing overflows. Without it, weights follow from scores as
+        // these come, and the products of the next columns run beside them. What leaves the range is computed again.
+        float tops[FORWARD_ROWS] = {}, totals[FORWARD_ROWS];
+        RowSums sums;
+        auto end_of = [&](int from) { return padded - from < SCORE_COLUMNS ? padded : from + SCORE_COLUMNS; };
+        score(0, end_of(0));
+        for (int from = 0, to; from < padded; from = to) {
+            to = end_of(from);
+            if (to < padded) score(to, end_of(to));
+            weigh(scores, padded, rows, from, to, length, factor, sums);
         }
+        if (!sums.totals(rows, totals)) {
+            score(0, padded);
+            lower(scores, padded, rows, length, tops);
+            sums = RowSums();
+            weigh(scores, padded, rows, 0, padded, length, factor, sums);
+            sums.totals(rows, totals);
+        }
+        if (row_sums)
+            for (int r = 0; r < rows; r++) row_sums[start + r] = tops[r] * scale * LOG2_E + std::log2(totals[r]);
         product((const uint32_t*)scores, padded, values, D, padded / 2, mixed, D, rows, D);
         for (int r = 0; r < rows; r++)
             for (int d = 0; d < D; d += 16)
                 store_bf16(out.at(first + start + r, head) + d,
-                           _mm512_mul_ps(_mm512_loadu_ps(mixed + r * D + d), _mm512_set1_ps(inverse[r])));
+                           _mm512_mul_ps(_mm512_loadu_ps(mixed + r * D + d), _mm512_set1_ps(1.0f / totals[r])));
     }
     return true;
 }
@@ -142,7 +186,7 @@ bool backward(const Strided& q, const Strided& k, const Strided& v, const Stride
     interleave_rows(k.at(first, head), k.row, length, padded, D, key_rows);
     memset(key_sums, 0, size_t(padded) * D * 4);
     memset(value_sums, 0, size_t(padded) * D * 4);
-    const __m512 factor = _mm512_set1_ps(scale * LOG2_E), scales = _mm512_set1_ps(scale);
+    const __m512 factor = _mm512_set1_ps(scale * LOG2_E), scales = _mm512_set1_ps(scale), one = _mm512_set1_ps(1.0f);
     for (int start = 0; start < length; start += BACKWARD_ROWS) {
         const int rows = length - start < BACKWARD_ROWS ? length - start : BACKWARD_ROWS;
         const int paired = WHOLE_BLOCKS ? BACKWARD_ROWS : (rows + 1) & ~1;
@@ -160,8 +204,7 @@ bool backward(const Strided& q, const Strided& k, const Strided& v, const Stride
             // Weights and changes take the place of what they are computed from, as in `forward`.
             for (int j = 0; j < padded; j += 16) {
                 const __m512 weight =
-                    _mm512_maskz_mov_ps(columns_from(j, length),
-                                        power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(score + j), factor, sum)));
+                    power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(score + j), factor, sum), one, columns_from(j, length));
                 const __m512 change =
                     _mm512_mul_ps(_mm512_mul_ps(weight, scales), _mm512_sub_ps(_mm512_loadu_ps(slope + j), mean));
                 store_bf16((bf16*)score + j, weight);

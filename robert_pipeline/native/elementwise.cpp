@@ -77,8 +77,8 @@ extern "C" void robert_gelu(const bf16* x, bf16* out, int64_t count) {
 extern "C" void robert_gelu_gradient(const bf16* x, const bf16* gradient, bf16* out, int64_t count) {
     for (int64_t i = 0; i < count; i += 16) {
         const __m512 value = _mm512_min_ps(_mm512_max_ps(widened(x + i), _mm512_set1_ps(-4.0f)), _mm512_set1_ps(4.0f));
-        const __m512 exponent = _mm512_mul_ps(_mm512_mul_ps(value, value), _mm512_set1_ps(-0.5f * LOG2_E));
-        const __m512 density = _mm512_mul_ps(power_of_two(exponent), _mm512_set1_ps(0.3989422804f));
+        const __m512 power = power_of_two(_mm512_mul_ps(value, value), _mm512_set1_ps(-0.5f * LOG2_E));
+        const __m512 density = _mm512_mul_ps(power, _mm512_set1_ps(0.3989422804f));
         const __m512 phi = _mm512_add_ps(half_phi(value), _mm512_set1_ps(0.5f));
         store_bf16(out + i, _mm512_mul_ps(widened(gradient + i), _mm512_fmadd_ps(value, density, phi)));
     }

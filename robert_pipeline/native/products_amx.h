@@ -11,6 +11,8 @@ namespace {
 
 // Arrays are padded to so many columns, the blocks of rows have so many rows.
 constexpr int COLUMNS = 32, FORWARD_ROWS = 32, BACKWARD_ROWS = 32;
+// Columns of scores that are computed at once, while those before become weights.
+constexpr int SCORE_COLUMNS = 32;
 // Whether `add_transposed_product` reads whole blocks of rows.
 constexpr bool WHOLE_BLOCKS = true;
 
@@ -23,6 +25,7 @@ struct Unit {
             uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
         } config;
         static_assert(sizeof(config) == 64, "as the processor reads it");
+        asm volatile("" ::"r"(&config) : "memory");  // GCC does not know that all of it is read
         _tile_loadconfig(&config);
     }
     ~Unit() { _tile_release(); }

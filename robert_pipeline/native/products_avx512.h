@@ -8,6 +8,8 @@ namespace {
 
 // Arrays are padded to so many columns, the blocks of rows have so many rows.
 constexpr int COLUMNS = 16, FORWARD_ROWS = 12, BACKWARD_ROWS = 32;
+// Columns of scores that are computed at once, while those before become weights.
+constexpr int SCORE_COLUMNS = 64;
 // Whether `add_transposed_product` reads whole blocks of rows.
 constexpr bool WHOLE_BLOCKS = false;
 

@@ -20,22 +20,23 @@ inline __m512 widened(__m256i values) {
 
 inline __m512 widened(const bf16* from) { return widened(_mm256_loadu_si256((const __m256i*)from)); }
 
-inline void store_bf16(bf16* to, __m512 values) {
-    _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh(values));
-}
+inline __m256i rounded(__m512 values) { return (__m256i)_mm512_cvtneps_pbh(values); }
+
+inline void store_bf16(bf16* to, __m512 values) { _mm256_storeu_si256((__m256i*)to, rounded(values)); }
 
 constexpr float LOG2_E = 1.44269504088896341f;
 
-// 2^x for x <= 0, relative error below 1e-4: what is rounded to bfloat16 needs no more.
-inline __m512 power_of_two(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
-    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 rest = _mm512_sub_ps(x, whole);
+// 2^(x * factor), relative error below 1e-4: what is rounded to bfloat16 needs no more. 0 and infinity beyond the range
+// of floats, and 0 in lanes that are not of the mask.
+inline __m512 power_of_two(__m512 x, __m512 factor, __mmask16 lanes = 0xffff) {
+    const __m512 no_fraction = _mm512_set1_ps(0x1.8p23f);  // a float so large has no bits behind the point
+    const __m512 whole = _mm512_sub_ps(_mm512_fmadd_ps(x, factor, no_fraction), no_fraction);
+    const __m512 rest = _mm512_fmsub_ps(x, factor, whole);
     __m512 power = _mm512_set1_ps(5.517166681e-2f);
     power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(2.426111351e-1f));
     power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(6.932609870e-1f));
     power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(9.999280728e-1f));
-    return _mm512_scalef_ps(power, whole);
+    return _mm512_maskz_scalef_ps(lanes, power, whole);
 }
 
 inline void transpose_16x16(__m512i r[16]) {
