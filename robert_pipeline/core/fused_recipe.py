@@ -110,16 +110,13 @@ def train_fused(
         calibration=fit.calibration.after(shifted),
         thresholds=fit.thresholds,
     )
-    contenders = [
+    words = [(VIEW_NAMES[view.view], "linear SVM", found) for view, found in zip(views, view_logits, strict=True)]
+    contenders = (
         _contender(FUSED, f"{describe(first.head.config)}; words; weighed together", judge, kept, view_logits),
         *(_contender(NAMES[kind], describe(heads[0].head.config), judge, heads) for kind, heads in tried.items()),
-        *(
-            Contender(name=VIEW_NAMES[view.view], description="linear SVM", answers=(judge.answers([found], 0),))
-            for view, found in zip(views, view_logits, strict=True)
-        ),
-        *(Contender(name=name, description=text, answers=(judge.answers([found], 0),)) for name, text, found in others),
-    ]
-    return FusedRecipe(head=fused, contenders=tuple(contenders))
+        *(_single(name, description, judge, found) for name, description, found in (*words, *others)),
+    )
+    return FusedRecipe(head=fused, contenders=contenders)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +126,11 @@ class _Trained:
     seed: int
     head: TrainedHead
     logits_BK: Floats
+
+
+def _single(name: str, description: str, judge: "_Judge", logits_BK: Floats) -> Contender:
+    """A model that was trained once."""
+    return Contender(name=name, description=description, answers=(judge.answers([logits_BK], 0),))
 
 
 def _contender(

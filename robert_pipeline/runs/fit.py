@@ -121,19 +121,13 @@ def fit(
                 f"{len(material.documents)} labelled documents leave {len(material.held_out)} to judge by",
                 fix="Add documents that the encoder has not learned from: some dozens, each label in several",
             )
-
-        def show(progress: Progress) -> None:
-            done = progress.step / progress.steps
-            text = f"fine-tuning: loss {progress.loss:.3f}, {progress.tokens_per_second:,.0f} tokens/s"
-            on_step(text, 0.05 + 0.7 * done)
-
         done, way = tune(
             settings,
             checkpoint,
             material,
             states=Files(str(place / STATE_FOLDER)),
             budget=_budget(settings, material, seconds=60 * max_minutes - (time.monotonic() - started)),
-            watchers=Watchers(on_step=show),
+            watchers=_shown(on_step),
         )
         encoder = write_encoder(place / ENCODER_FOLDER, checkpoint, material, done)
         tuned = report_of(encoder, material, done, way)
@@ -151,16 +145,9 @@ def fit(
         facts = [("corpus", asked.corpus), ("label column", asked.columns.label)]
         recipe, evaluation = _train_and_judge(settings, planned, data, material, facts, on_step)
         learned_keys = np.concatenate([data.text_key_B, load_learned(planned.encoder.folder)])
-    save_head(str(place), recipe.head, learned_keys=learned_keys)
     card = model_card(evaluation, _facts(asked, material, tuned, recipe, started), _limits(material, tuned))
-    for name, content in (
-        (JSON_FILE, to_json(evaluation)),
-        (PAGE_FILE, evaluation_page(evaluation)),
-        (CARD_FILE, card),
-    ):
-        Files(str(place)).write_bytes(name, content.encode())
-    for leftover in (STATE_FOLDER, STORE_FOLDER):
-        shutil.rmtree(place / leftover, ignore_errors=True)
+    save_head(str(place), recipe.head, learned_keys=learned_keys)
+    _write_pages(place, evaluation, card)
     on_step("done", 1.0)
     return FitReport(
         model=str(place),
@@ -170,6 +157,26 @@ def fit(
         embedded_documents=embedded.counts.embedded,
         seconds=time.monotonic() - started,
     )
+
+
+def _write_pages(place: Path, evaluation: Evaluation, card: str) -> None:
+    """What people read of a model; then what its making left goes."""
+    files = Files(str(place))
+    files.write_bytes(JSON_FILE, to_json(evaluation).encode())
+    files.write_bytes(PAGE_FILE, evaluation_page(evaluation).encode())
+    files.write_bytes(CARD_FILE, card.encode())
+    for leftover in (STATE_FOLDER, STORE_FOLDER):
+        shutil.rmtree(place / leftover, ignore_errors=True)
+
+
+def _shown(on_step: OnStep) -> Watchers:
+    """Watchers who tell of the fine-tuning as a part of the fit."""
+
+    def show(progress: Progress) -> None:
+        text = f"fine-tuning: loss {progress.loss:.3f}, {progress.tokens_per_second:,.0f} tokens/s"
+        on_step(text, 0.05 + 0.7 * progress.step / progress.steps)
+
+    return Watchers(on_step=show)
 
 
 @contextlib.contextmanager
