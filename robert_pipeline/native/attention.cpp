@@ -85,7 +85,8 @@ inline void weigh(float* scores, int padded, int rows, int from, int to, int len
     }
 }
 
-// Subtracts from each row's scores the largest of them, which `tops` gets.
+// Subtracts from each row's scores the largest of them, which `tops` gets. What is far below it stays within what
+// `power_of_two` takes; NaN stays NaN, since a maximum with one is its second operand.
 void lower(float* scores, int padded, int rows, int length, float* tops) {
     for (int r = 0; r < rows; r++) {
         float* row = scores + size_t(r) * padded;
@@ -94,7 +95,8 @@ void lower(float* scores, int padded, int rows, int length, float* tops) {
             found = _mm512_mask_max_ps(found, columns_from(j, length), found, _mm512_loadu_ps(row + j));
         tops[r] = _mm512_reduce_max_ps(found);
         for (int j = 0; j < length; j += 16)
-            _mm512_storeu_ps(row + j, _mm512_sub_ps(_mm512_loadu_ps(row + j), _mm512_set1_ps(tops[r])));
+            _mm512_storeu_ps(row + j, _mm512_max_ps(_mm512_set1_ps(-0x1p40f),
+                                                    _mm512_sub_ps(_mm512_loadu_ps(row + j), _mm512_set1_ps(tops[r]))));
     }
 }
 
@@ -123,7 +125,8 @@ bool forward(const Strided& q, const Strided& k, const Strided& v, const Strided
             product((const uint32_t*)query, D / 2, keys + from, padded, D / 2, scores + from, padded, rows, to - from);
         };
         // Softmax subtracts a row's largest score so that nothing overflows. Without it, weights follow from scores as
-        // these come, and the products of the next columns run beside them. What leaves the range is computed again.
+        // these come, and the products of the next columns run beside them. Rows whose weights leave the range are
+        // computed again; within it, weighted values overflow from 2^67 on.
         float tops[FORWARD_ROWS] = {}, totals[FORWARD_ROWS];
         RowSums sums;
         auto end_of = [&](int from) { return padded - from < SCORE_COLUMNS ? padded : from + SCORE_COLUMNS; };

@@ -27,7 +27,7 @@ inline void store_bf16(bf16* to, __m512 values) { _mm256_storeu_si256((__m256i*)
 constexpr float LOG2_E = 1.44269504088896341f;
 
 // 2^(x * factor), relative error below 1e-4: what is rounded to bfloat16 needs no more. 0 and infinity beyond the range
-// of floats, and 0 in lanes that are not of the mask.
+// of floats, something that is not finite from 2^68 on either side, and 0 in lanes that are not of the mask.
 inline __m512 power_of_two(__m512 x, __m512 factor, __mmask16 lanes = 0xffff) {
     const __m512 no_fraction = _mm512_set1_ps(0x1.8p23f);  // a float so large has no bits behind the point
     const __m512 whole = _mm512_sub_ps(_mm512_fmadd_ps(x, factor, no_fraction), no_fraction);

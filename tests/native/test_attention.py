@@ -74,7 +74,7 @@ def test_output_and_gradients_are_those_of_torch(kernel, lengths, size, spread, 
 @pytest.mark.parametrize("sign", [1, -1, 0], ids=["all far above zero", "all far below", "both"])
 def test_scores_beyond_the_range_of_floats(kernel, sign):
     """A model with large weights would get weights of infinity, or of nothing at all."""
-    q, k, v, grad, starts = batch([50, 7, 33], size=64, spread=8.0)
+    q, k, v, grad, starts = batch([50, 7, 33, 150], size=64, spread=8.0)
     if sign:  # every query has one direction, every key the same or its opposite
         q, k = q.abs(), sign * k.abs()
     scale = 64**-0.5
@@ -84,6 +84,28 @@ def test_scores_beyond_the_range_of_floats(kernel, sign):
     grads = kernel.backward(q, k, v, out, sums, grad, starts, scale)
     for ours, theirs in zip((out, *grads), expected(q, k, v, grad, starts, scale), strict=True):
         assert close(ours, theirs)
+
+
+@pytest.mark.parametrize("spread", [1e4, 1e9, 1e11, 1e16])
+def test_scores_that_differ_by_more_than_floats_can_raise_two_to(kernel, spread):
+    """A broken model would give NaN here and a vector there, or a sound one with large weights would."""
+    q, k, v, grad, starts = batch([50, 7, 150], size=64, spread=spread)
+    out, _ = kernel.forward(q, k, v, starts, 0.2, with_sums=False)
+    (theirs, _), *_ = expected(q, k, v, grad, starts, 0.2)
+    assert (out.float() - theirs).norm() <= 0.01 * theirs.norm()
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_one_row_that_is_computed_again_or_not_a_number_leaves_the_others(kernel, size):
+    """A single token would decide how all the others of its block are weighed."""
+    q, k, v, grad, starts = batch([150], size=size)
+    (theirs, _), *_ = expected(q, k, v, grad, starts, 0.2)
+    for odd in (1e4, float("nan")):
+        q[40] = q[40].sign() * odd
+        out, _ = kernel.forward(q, k, v, starts, 0.2, with_sums=False)
+        others = torch.arange(150) != 40
+        assert (out[others].float() - theirs[others]).norm() <= 0.01 * theirs[others].norm()
+    assert out[40].isnan().all()
 
 
 @given(lengths, lengths)
