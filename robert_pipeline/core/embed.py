@@ -6,7 +6,8 @@ Opens no file; the encoder is an argument. Axes: B documents, N chunks, D embedd
 
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from robert_pipeline.core.chunk import Int64
 from robert_pipeline.core.framing import Frame
 from robert_pipeline.core.reading import ReadTexts
+from robert_pipeline.core.threads import in_order
 from robert_pipeline.core.token_batch import TokenBatch
 
 log = logging.getLogger(__name__)
@@ -38,16 +40,15 @@ class ChunkEncoder(Protocol):
     computed_at_once: int
     pads: bool
 
-    def prepare_thread(self) -> None:
-        """Called once in each thread that will call the encoder."""
+    def threads(self) -> AbstractContextManager[Executor]:
+        """`concurrency` threads that may call the encoder at the same time."""
         ...
 
     def __call__(self, batch: TokenBatch) -> NDArray[np.float32]:
-        """Vectors (B, D) of the sequences of a batch. May be called in several threads at once; each
-        `embed_texts` uses `concurrency` of them.
+        """Vectors (B, D) of the sequences of a batch.
 
-        Of so many batches it computes `computed_at_once` at the same time; with `pads`, each as a rectangle as wide as
-        its longest sequence.
+        Of `concurrency` batches it computes `computed_at_once` at the same time; with `pads`, each as a rectangle as
+        wide as its longest sequence.
         """
         ...
 
@@ -57,6 +58,8 @@ class BatchBudget:
     """Tokens of one encoder batch, padding included. Halved when memory runs out, and remembered from then on."""
 
     tokens: int
+    give_back: Callable[[], None] = lambda: None
+    """Called when memory has run out, before the next try: what this process has free, others may need."""
 
     def fits(self, lengths: Int64, *, pads: bool) -> bool:
         """Whether sequences of these lengths, longest first, may be one batch. A single one always may."""
@@ -119,32 +122,33 @@ def _encode(
         waiting = [chosen]
         while waiting:
             part = waiting.pop()
-            if budget.fits(lengths_N[part], pads=encoder.pads):
-                try:
-                    vectors_ND[part] = encoder(frame.batch(read.token_ids, first_N[part], count_N[part]))
-                except (RuntimeError, MemoryError) as error:
-                    if not out_of_memory(error) or (alone and len(part) == 1):
-                        raise
-                    if len(part) == 1:
-                        put_off.append(part)
-                        continue
-                    half = computed_tokens(lengths_N[part[: len(part) // 2]], pads=encoder.pads)
-                    budget.tokens = min(budget.tokens, half)
-                    log.warning("out of memory: batches of %d tokens from here on", budget.tokens)
-                else:
-                    continue
-            waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
+            half = len(part) // 2
+            if not budget.fits(lengths_N[part], pads=encoder.pads):
+                waiting += [part[half:], part[:half]]
+                continue
+            try:
+                vectors_ND[part] = encoder(frame.batch(read.token_ids, first_N[part], count_N[part]))
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or (alone and len(part) == 1):
+                    raise
+            budget.give_back()  # not before: the error held what the batch had computed
+            if len(part) == 1:
+                put_off.append(part)
+                continue
+            budget.tokens = min(budget.tokens, computed_tokens(lengths_N[part[:half]], pads=encoder.pads))
+            log.warning("out of memory: batches of %d tokens from here on", budget.tokens)
+            waiting += [part[half:], part[:half]]
         return chosen
 
     put_off: list[Int64] = []  # chunks that found no memory beside the other threads' batches
     batches = _batches(lengths_N[order_N], order_N, budget, encoder)
-    workers = min(encoder.concurrency, len(batches))
-    if workers <= 1:
+    if min(encoder.concurrency, len(batches)) <= 1:
         for chosen in batches:
             on_encoded(int(count_N[encode(chosen)].sum()))
         return vectors_ND
-    with ThreadPoolExecutor(workers, thread_name_prefix="encode", initializer=encoder.prepare_thread) as pool:
-        for chosen in pool.map(partial(encode, alone=False), batches):
+    with encoder.threads() as threads, in_order(threads, partial(encode, alone=False), batches) as done:
+        for chosen in done:
             on_encoded(int(count_N[chosen].sum()))
     for chosen in put_off:
         encode(chosen)

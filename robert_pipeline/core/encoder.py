@@ -6,6 +6,7 @@ Axes: N tokens of a batch, B chunks, D embedding. Never loads weights; `robert_p
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
@@ -104,7 +105,12 @@ class Encoder:
         self.computed_at_once = 1 if device.type == "cuda" else torch.get_num_threads()
         """Batches that the device works on at the same time."""
         self.concurrency = CUDA_BATCHES if device.type == "cuda" else self.computed_at_once
-        """Batches to hand in at the same time, each in a thread that `prepare_thread` was called in."""
+        """Batches to hand in at the same time, each in one of `threads`."""
+        self._threads: ThreadPoolExecutor | None = None
+        if device.type == "cpu":
+            self._threads = ThreadPoolExecutor(
+                self.concurrency, "encode", initializer=self._take_one_core, initargs=(self.computed_at_once,)
+            )
         # Two batches that are queued at once on a GPU end at once too, and it has nothing to do until the next one.
         self._queueing = threading.Lock() if device.type == "cuda" else contextlib.nullcontext()
         self._counting = threading.Lock()
@@ -118,10 +124,29 @@ class Encoder:
         """How it computes here, for people."""
         return ", ".join(filter(None, [self._way, self._vectors.way]))
 
-    def prepare_thread(self) -> None:
-        """One batch a core beats one batch over all cores: no waiting for one another at every operation."""
-        if self.device.type == "cpu":
-            torch.set_num_threads(1)
+    @contextlib.contextmanager
+    def threads(self) -> Iterator[Executor]:
+        """Threads to call the encoder in.
+
+        On a CPU they stay, and all callers share them: new ones would be given other arenas of the C library, each of
+        which keeps the memory of a batch. On a GPU every caller has its own: of those that embed at once, none waits
+        for all batches of another.
+        """
+        if self._threads is not None:
+            yield self._threads
+            return
+        with ThreadPoolExecutor(self.concurrency, "encode") as threads:
+            yield threads
+
+    @staticmethod
+    def _take_one_core(at_once: int) -> None:
+        # One batch a core beats one batch over all cores: no waiting for one another at every operation.
+        torch.get_num_threads()  # a thread's first call takes the number that was last set in any thread
+        torch.set_num_threads(1)
+        # And so would every thread that starts later, the next encoder's among them.
+        others = threading.Thread(target=torch.set_num_threads, args=(at_once,))
+        others.start()
+        others.join()
 
     def __call__(self, batch: TokenBatch) -> NDArray[np.float32]:
         """Vectors (B, D), float32, of sequences with their special tokens; each has at least one token.

@@ -13,9 +13,12 @@ from robert_pipeline.config import Chunking
 from robert_pipeline.core.chunk import ChunkSpans, Int64, cut
 from robert_pipeline.core.pieces import PiecesDifferError, tokenize_in_pieces
 from robert_pipeline.core.tokenize import Tokenizer
+from robert_pipeline.cores import usable_cores
 
 TOKENIZED_CHARACTERS = 1 << 20
-"""Text given to the tokenizer at once."""
+"""Text given to the tokenizer at once, at most."""
+CORE_CHARACTERS = 1 << 17
+"""Short texts are read so many characters a core at once: enough for all, and what the tokenizer answers is large."""
 PIECES = 4
 """A longer text is read in so many parts of that at once: its tokens are held twice, and threads gain it nothing."""
 
@@ -60,10 +63,11 @@ class _Tokens:
 def read_texts(
     texts: Sequence[str], tokenizer: Tokenizer, chunking: Chunking, *, characters: int = TOKENIZED_CHARACTERS
 ) -> ReadTexts:
-    """Tokenise and cut texts, about so many characters at once."""
+    """Tokenise and cut texts, about so many characters at once, or fewer."""
+    together = min(characters, CORE_CHARACTERS * len(usable_cores()))
     parts = [
         _Tokens(token_ids=np.empty(0, np.int32), counts_B=np.empty(0, np.int64), places_N2=np.empty((0, 2), np.int64)),
-        *(_read(group, tokenizer, chunking, characters) for group in _groups(texts, characters)),
+        *(_read(group, tokenizer, chunking, characters) for group in _groups(texts, together)),
     ]
     counts_B = np.concatenate([part.counts_B for part in parts])
     places_N2 = np.concatenate([part.places_N2 for part in parts])

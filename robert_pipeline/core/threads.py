@@ -8,7 +8,7 @@ import contextlib
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -58,3 +58,26 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
                 yield waiting.popleft().result()
     finally:
         torch.set_num_threads(threads)  # torch also takes the last number set for threads that start later
+
+
+@contextlib.contextmanager
+def in_order(threads: Executor, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Iterator[Result]]:
+    """`work(item)` for every item, in order, by threads that others may use too. Raises what `items` or `work` raises.
+
+    Once the block has ended, however it did, no item is being worked on, and none will be.
+    """
+    waiting: deque[Future[Result]] = deque()
+
+    def results() -> Iterator[Result]:
+        while waiting:
+            result = waiting[0].result()
+            del waiting[0]
+            yield result
+
+    try:
+        for item in items:
+            waiting.append(threads.submit(work, item))
+        yield results()
+    finally:
+        wait([future for future in waiting if not future.cancel()])
+        waiting.clear()  # an error, the future that raised it and this frame would keep one another

@@ -1,9 +1,10 @@
 """What machine this is, for rates: they hold for machines of one kind."""
 
-import os
 import platform
 from functools import cache
 from pathlib import Path
+
+from robert_pipeline.cores import usable_cores
 
 
 @cache
@@ -13,8 +14,7 @@ def machine_name() -> str:
 
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{_processor()}, {cores} cores"
+    return f"{_processor()}, {len(usable_cores())} cores"
 
 
 def _processor() -> str:

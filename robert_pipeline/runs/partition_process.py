@@ -15,6 +15,7 @@ from typing import IO
 
 import robert_pipeline
 from robert_pipeline.config import Settings
+from robert_pipeline.cores import usable_cores
 from robert_pipeline.errors import ClaimError, RobertError
 from robert_pipeline.storage.settings import settings_from_json, settings_to_json
 
@@ -47,11 +48,10 @@ def start(request: Request, log: IO[bytes]) -> "subprocess.Popen[bytes]":
 
     The starter decides what a Ctrl-C means. The processes share the machine's cores.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     here = str(Path(robert_pipeline.__file__).parents[1])
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = {
-        "OMP_NUM_THREADS": str(max(1, cores // request.active)),
+        "OMP_NUM_THREADS": str(max(1, len(usable_cores()) // request.active)),
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
     }

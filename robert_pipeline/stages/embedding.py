@@ -90,7 +90,7 @@ def require_planned(source: EncoderSource, found_fingerprint: str, expected_fing
 @lru_cache(maxsize=8)
 def _worker_budget(_encoder_fingerprint: str, batch_tokens: int) -> BatchBudget:
     # One a process: what fitted into memory in one unit is what the next one starts with, and those beside it.
-    return BatchBudget(tokens=batch_tokens)
+    return BatchBudget(tokens=batch_tokens, give_back=give_back_memory)
 
 
 def embed_unit(

@@ -9,10 +9,11 @@ import numpy as np
 from robert_pipeline.config import Chunking, EncoderSource
 from robert_pipeline.core.embed import BatchBudget, embed_texts
 from robert_pipeline.core.reading import read_texts
+from robert_pipeline.native.allocator import give_back_memory
 from robert_pipeline.storage.encoders import load_encoder
 
 loaded = load_encoder(EncoderSource(name=sys.argv[1], precision="float32"))
-budget = BatchBudget(tokens=4_000_000)
+budget = BatchBudget(tokens=4_000_000, give_back=give_back_memory)
 
 
 def embed(text):

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,8 @@ class Measuring:
     concurrency = computed_at_once = 2
     pads = True
 
-    def prepare_thread(self):
-        pass
+    def threads(self):
+        return ThreadPoolExecutor(self.concurrency)
 
     def __call__(self, batch):
         self.sizes.append((len(batch), max(batch.lengths_B)))

@@ -1,5 +1,8 @@
 """The encoder against a plain forward pass of transformers."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -122,3 +125,24 @@ def test_the_automatic_precision_is_one_of_two():
     """A machine of another kind would ask torch for a precision the encoder does not know."""
     assert fast_precision(torch.device("cpu")) in ("float32", "bfloat16")
     assert fast_precision(torch.device("cuda")) == "bfloat16"
+
+
+def test_encoding_leaves_other_threads_their_cores(tiny_folder):
+    """What comes after, the next encoder among it, would run on one core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    both = threading.Barrier(2, timeout=20)
+
+    def cores(_):
+        both.wait()
+        return torch.get_num_threads()
+
+    try:
+        model = AutoModel.from_pretrained(tiny_folder, dtype=torch.float32)
+        encoder = Encoder(model, pooling="mean", pad_id=0, device=torch.device("cpu"))
+        with encoder.threads() as threads:
+            assert list(threads.map(cores, range(4))) == [1] * 4
+            with ThreadPoolExecutor(1) as beside:
+                assert beside.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -1,13 +1,17 @@
 """Torch work in threads of one core each."""
 
+import gc
 import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robert_pipeline.core.threads import in_threads, one_thread
+from robert_pipeline.core.threads import in_order, in_threads, one_thread
 
 
 @pytest.fixture
@@ -24,6 +28,85 @@ def two_threads():
 def test_results_come_in_the_order_of_the_items(items):
     """Labels would be written beside other documents."""
     assert list(in_threads(lambda item: item + 1, items)) == [item + 1 for item in items]
+    with ThreadPoolExecutor(3) as pool, in_order(pool, lambda item: item + 1, items) as done:
+        assert list(done) == [item + 1 for item in items]
+
+
+def test_no_work_goes_on_after_items_that_end_in_an_error():
+    """Ctrl-C while batches are handed in would seem to hang until all of them are encoded."""
+    gate, begun = threading.Event(), []
+
+    def work(item):
+        begun.append(item)
+        gate.wait(20)
+
+    def items():
+        yield from range(20)
+        gate.set()
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(2) as pool:
+        with pytest.raises(KeyboardInterrupt), in_order(pool, work, items()):
+            pass
+        at_the_end = len(begun)
+        assert pool.submit(lambda: len(begun)).result() == at_the_end
+
+
+def test_a_block_that_ends_in_an_error_does_not_wait_for_others():
+    """A unit that is stopped would first wait for all that another one has handed in."""
+    gate = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        others = [pool.submit(gate.wait, 20) for _ in range(3)]
+        with pytest.raises(ZeroDivisionError), in_order(pool, lambda item: item, range(3)):
+            raise ZeroDivisionError
+        assert not any(other.done() for other in others)
+        gate.set()
+
+
+def test_what_an_error_leaves_is_freed_at_once():
+    """A block's vectors would stay in memory until Python happens to look for cycles."""
+
+    class Held:
+        def __call__(self, item):
+            raise ZeroDivisionError
+
+    def fail(alive):
+        held = Held()
+        alive.append(weakref.ref(held))
+        with in_order(pool, held, range(3)) as done:
+            list(done)
+
+    gc.collect()
+    gc.disable()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            alive = []
+            with pytest.raises(ZeroDivisionError):
+                fail(alive)
+        assert alive[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_no_work_goes_on_after_an_error():
+    """Batches of a unit that has failed would be encoded beside those of the next."""
+    failed, begun, ended = threading.Event(), [], []
+
+    def work(item):
+        begun.append(item)
+        if item == 0:
+            failed.set()
+            raise ZeroDivisionError
+        failed.wait(20)
+        time.sleep(0.01)
+        ended.append(item)
+
+    with ThreadPoolExecutor(2) as pool:
+        with pytest.raises(ZeroDivisionError), in_order(pool, work, range(1000)) as done:
+            list(done)
+        assert len(ended) == len(begun) - 1
+        at_the_end = len(begun)
+        assert pool.submit(lambda: len(begun)).result() == at_the_end < 1000
 
 
 @pytest.mark.usefixtures("two_threads")

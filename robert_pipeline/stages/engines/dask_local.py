@@ -14,6 +14,7 @@ import torch
 from distributed import Nanny, Scheduler, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
+from robert_pipeline.cores import usable_cores
 from robert_pipeline.errors import EngineError, first_line
 from robert_pipeline.stages.at_once import units_at_once
 
@@ -52,8 +53,7 @@ def share_out(cores: Sequence[int], devices: Sequence[str], workers: int | None)
 
 def machine_cores() -> list[int]:
     """Cores that this process may use, as many as its quota allows."""
-    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    return allowed[: max(1, dask.system.CPU_COUNT)]
+    return usable_cores()[: max(1, dask.system.CPU_COUNT)]
 
 
 def machine_devices() -> list[str]:

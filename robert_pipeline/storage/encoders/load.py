@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from robert_pipeline.config import Chunking, EncoderSource
 from robert_pipeline.errors import ConfigError
-from robert_pipeline.native.allocator import bound_primitive_cache, keep_freed_memory
+from robert_pipeline.native.allocator import bound_primitive_cache, keep_freed_memory, share_freed_memory
 from robert_pipeline.storage.encoders.checkpoint import load_checkpoint
 from robert_pipeline.storage.encoders.identity import EncoderIdentity, identify_encoder
 
@@ -55,6 +55,7 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
     if device.type == "cuda":
         switch_often()
     keep_freed_memory()
+    share_freed_memory()
     bound_primitive_cache()
     return LoadedEncoder(
         identity=checkpoint.identity,
