@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from robert_pipeline.config import Settings
 from robert_pipeline.engine import Engine
 from robert_pipeline.errors import AccountingError, StoreError
-from robert_pipeline.native.allocator import share_freed_memory
 from robert_pipeline.runs.plan import PartitionPlan, Plan, plan
 from robert_pipeline.runs.shared import embed_shared_texts, remove_scratch
 from robert_pipeline.stages.embedding import EmbedJob
@@ -123,7 +122,6 @@ def _embed_missing(units: Sequence[WorkUnit], job: EmbedJob, engine: Engine) -> 
     # Loading Beam takes two seconds: not for a run that has nothing to do.
     from robert_pipeline.stages.pipeline import embed_pipeline, embedding_host, run
 
-    share_freed_memory()  # here too: before the corpus is surveyed, and the encoder loaded in a worker
     with embedding_host(engine, job) as host:
         refresh_index(open_store(job.store), job.key)
         shared = embed_shared_texts(units, job, host)

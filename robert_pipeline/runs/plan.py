@@ -11,6 +11,7 @@ from robert_pipeline.core.origin import VectorOrigin
 from robert_pipeline.core.plan import plan_units, repeated_ids
 from robert_pipeline.engine import Engine
 from robert_pipeline.errors import StoreError
+from robert_pipeline.native.allocator import share_freed_memory
 from robert_pipeline.stages.embedding import EmbedJob
 from robert_pipeline.storage.corpus import Corpus, open_corpus
 from robert_pipeline.storage.encoders import EncoderIdentity, identify_encoder
@@ -85,6 +86,7 @@ def list_partitions(settings: Settings) -> list[str]:
 @observed("plan")
 def plan(settings: Settings, *, partitions: Sequence[str] = (), run_id: str) -> Plan:
     """Plan the named partitions, each once, or all. Raises CorpusError or EncoderError before any work is done."""
+    share_freed_memory()  # before ids are read: what Arrow's own allocator has taken by then it keeps
     corpus = open_corpus(settings.corpus, settings.columns)
     encoder = identify_encoder(settings.encoder)
     origin = VectorOrigin(encoder=settings.encoder, encoder_fingerprint=encoder.fingerprint, chunking=settings.chunking)
