@@ -1,12 +1,11 @@
 """`robert embed` against the bare loop and the machine's ceiling, from Parquet to shards.
 
-All embed the same documents, each in a process of its own, side by side in slices of some seconds; with a GPU one after
-the other. The bare loop holds
-its texts in memory, has its encoder loaded, and calls `embed_texts` on blocks as large as the run's; vectors are thrown
-away. The work units are what a worker of any engine does once its encoder is loaded: `embed_unit` on one after the
-other, corpus read from Parquet, shards on disk. The run is timed whole: plan, Beam and the encoder loaded, corpus read,
-shards written. It needs Beam; the others need no more than torch, transformers and pyarrow, and run on a bare GPU
-machine.
+All embed the same documents, each in a process of its own, side by side in slices of some seconds; with a GPU one
+after the other. The bare loop holds its texts in memory, has its encoder loaded, and calls `embed_texts` on blocks as
+large as the run's; vectors are thrown away. The work units are what a worker of any engine does once its encoder is
+loaded: `embed_unit` on one after the other, corpus read from Parquet, shards on disk. The run is timed whole: plan,
+Beam and the encoder loaded, corpus read, shards written. It needs Beam; the others need no more than torch,
+transformers and pyarrow, and run on a bare GPU machine.
 
 Rates count documents' tokens. Shares of the ceiling count what the encoder read, overlapping chunks twice, against its
 matrix products alone.

@@ -98,7 +98,7 @@ def test_no_work_goes_on_after_an_error():
             failed.set()
             raise ZeroDivisionError
         failed.wait(20)
-        time.sleep(0.01)
+        time.sleep(0.01)  # else all items could be done before the caller hears of the error
         ended.append(item)
 
     with ThreadPoolExecutor(2) as pool:
